@@ -1,0 +1,26 @@
+//! The words of the trade. No I/O, no async, no serialisation: everything here
+//! is data with its rules, and every other module speaks in it.
+//!
+//! In reading order:
+//!
+//! - [`id`]: names with their rules: tenant, subject, client, caller, issuer;
+//! - [`scope`]: scopes and what an access token is asked for;
+//! - [`key`]: versions of a tenant's key and their states;
+//! - [`tenant`]: a tenant and its states;
+//! - [`grant`]: a grant, its states, and an attempt to redeem its token;
+//! - [`profile`]: how a provider behaves, as data;
+//! - [`rotation`]: a run of the rotation job;
+//! - [`action`]: what a caller may ask for;
+//! - [`reason`]: why something was refused, in stable words;
+//! - [`failure`]: a refused or failed operation, on its way to the caller.
+
+pub mod action;
+pub mod failure;
+pub mod grant;
+pub mod id;
+pub mod key;
+pub mod profile;
+pub mod reason;
+pub mod rotation;
+pub mod scope;
+pub mod tenant;

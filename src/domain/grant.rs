@@ -1,0 +1,174 @@
+//! A grant, its states, and an attempt to redeem its refresh token.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+
+use super::id::{ClientId, Issuer, SubjectId, TenantId};
+use super::key::KeyVersion;
+use super::scope::{Claims, ScopeSet};
+
+/// What a grant is found by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GrantKey {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The OAuth client.
+    pub client: ClientId,
+    /// The user.
+    pub subject: SubjectId,
+}
+
+/// Identifier of a grant; outlives its renewals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GrantId(pub Uuid);
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Identifier of one attempt at the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AttemptId(pub Uuid);
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Number of a grant's refresh token; never goes back (invariant I4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The generation after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// How often a generation was taken over after a doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch(pub u32);
+
+/// Why an attempt is in doubt. Stable words, shown to operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DoubtCause {
+    /// The connection broke or timed out after the first byte.
+    Interrupted,
+    /// The process died while the request was out.
+    OwnerDied,
+    /// The provider's answer does not prove the token unused.
+    AmbiguousAnswer,
+    /// The provider rejected the client's own credentials.
+    ClientRejected,
+}
+
+impl DoubtCause {
+    /// The stable word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interrupted => "interrupted",
+            Self::OwnerDied => "owner_died",
+            Self::AmbiguousAnswer => "ambiguous_answer",
+            Self::ClientRejected => "client_rejected",
+        }
+    }
+
+    /// The cause a stable word stands for.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Interrupted, Self::OwnerDied, Self::AmbiguousAnswer, Self::ClientRejected]
+            .into_iter()
+            .find(|c| c.as_str() == word)
+    }
+}
+
+/// One attempt to redeem a refresh token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Attempt {
+    /// Its identifier; commit 2 compares it.
+    pub id: AttemptId,
+    /// How often this generation was taken over.
+    pub epoch: Epoch,
+    /// When commit 1 was made.
+    pub started_at: Timestamp,
+    /// When the `client_assertion` it carries stops being valid at the
+    /// provider, tolerance included. `None`: it carries a client secret, which
+    /// does not fence.
+    pub fenced_at: Option<Timestamp>,
+}
+
+/// What the vault knows of the grant's newest refresh token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum GrantState {
+    /// It is the provider's current one.
+    Active,
+    /// It is on its way to the provider, or may be.
+    Sending(Attempt),
+    /// It may have been used.
+    InDoubt {
+        /// The attempt that ended in doubt.
+        attempt: Attempt,
+        /// Why.
+        cause: DoubtCause,
+        /// From when on anyone may try again.
+        probe_after: Timestamp,
+    },
+    /// The provider refused it on its first use.
+    Revoked,
+    /// The provider refused it after a doubt; the cause is the doubt's.
+    Lost {
+        /// What led to the loss.
+        cause: DoubtCause,
+    },
+    /// The provider wants the user to act.
+    Reauth {
+        /// What to pass on in the authorization request.
+        claims: Option<Claims>,
+        /// The provider's `error`, as far as the vault knows the word.
+        error: &'static str,
+        /// The provider's `suberror`, as far as the vault knows the word.
+        suberror: &'static str,
+    },
+}
+
+/// A grant as the store keeps it; the sealed token stays in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Its identifier.
+    pub id: GrantId,
+    /// What it is found by.
+    pub key: GrantKey,
+    /// Who issued it.
+    pub issuer: Issuer,
+    /// What is known of its newest refresh token.
+    pub state: GrantState,
+    /// Number of that token.
+    pub generation: Generation,
+    /// Version of the tenant's key that seals it.
+    pub key_version: KeyVersion,
+    /// Scopes the provider granted.
+    pub scopes: ScopeSet,
+    /// The resource that was asked for at intake, when one was.
+    pub resource: Option<super::scope::Resource>,
+    /// When it was first taken in.
+    pub created_at: Timestamp,
+    /// When the token was last replaced or used.
+    pub refreshed_at: Timestamp,
+    /// When the token dies of not being used.
+    pub idle_expires_at: Option<Timestamp>,
+    /// When the grant dies in any case.
+    pub absolute_expires_at: Option<Timestamp>,
+    /// When the rotation job refreshes it.
+    pub next_refresh_at: Timestamp,
+    /// No attempt before then: the provider asked for a pause.
+    pub not_before: Option<Timestamp>,
+}

@@ -1,0 +1,169 @@
+//! Why something was refused or failed, in words that stay the same. They are
+//! what callers' code and alerts match on; docs/ERRORS.md explains each.
+
+/// A stable reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// A field is missing or breaks its rule.
+    InvalidRequest,
+    /// The user's access token is not a JWT the vault can read.
+    AssertionMalformed,
+    /// Its signature, issuer or audience is not the configured one, or it has
+    /// no usable tenant or subject.
+    AssertionRejected,
+    /// It has expired.
+    AssertionExpired,
+    /// A scope is outside what was granted.
+    ScopeNotGranted,
+    /// The page token is not one the vault gave out for this request.
+    PageTokenInvalid,
+    /// The purge window is outside 0 to 30 days.
+    WindowInvalid,
+    /// The confirmation is not the tenant's name.
+    ConfirmationMismatch,
+    /// The caller has no identity the vault accepts, or more than one.
+    CallerUnidentified,
+    /// The policy does not permit it.
+    NotPermitted,
+    /// No such tenant.
+    TenantNotFound,
+    /// No such client in the configuration.
+    ClientNotFound,
+    /// No such grant, or not for this caller.
+    GrantNotFound,
+    /// The tenant exists.
+    TenantExists,
+    /// The tenant is gone for good.
+    TenantPurged,
+    /// The tenant is out of service until restored.
+    TenantPurgeScheduled,
+    /// There is no scheduled purge to take back.
+    PurgeNotScheduled,
+    /// The configuration forbids an immediate purge.
+    PurgeProtected,
+    /// The keys are gone, but a file could not be cleaned yet.
+    PurgeIncomplete,
+    /// The provider wants the user to act.
+    InteractionRequired,
+    /// The provider revoked the grant.
+    GrantRevoked,
+    /// The grant's refresh token was lost after a doubt.
+    GrantLost,
+    /// Whether the refresh token was used is not known yet.
+    GrantInDoubt,
+    /// The provider's answer to an import does not say who the user is.
+    IdentityUnproven,
+    /// The provider's answer to an import names another user.
+    IdentityMismatch,
+    /// The provider issued no refresh token at intake.
+    NoRefreshToken,
+    /// The provider answered without an access token.
+    NoAccessToken,
+    /// The provider refused the request for another reason.
+    ProviderRefused,
+    /// The provider asked for a pause.
+    ProviderThrottled,
+    /// The provider cannot be reached or failed.
+    ProviderUnavailable,
+    /// The provider rejected the vault's own client credentials.
+    ProviderRejectedClient,
+    /// The sealed token cannot be opened: tampered with, moved or rolled back.
+    GrantUnreadable,
+    /// A key of the tenant cannot be had.
+    KeyUnavailable,
+    /// The audit log cannot be written; nothing was done.
+    AuditUnavailable,
+    /// The store cannot be read or written.
+    StoreUnavailable,
+    /// The vault is shutting down.
+    ShuttingDown,
+    /// A defect in the vault.
+    Internal,
+}
+
+impl Reason {
+    /// Every reason, in the order of the enum.
+    pub const ALL: [Self; 37] = [
+        Self::InvalidRequest,
+        Self::AssertionMalformed,
+        Self::AssertionRejected,
+        Self::AssertionExpired,
+        Self::ScopeNotGranted,
+        Self::PageTokenInvalid,
+        Self::WindowInvalid,
+        Self::ConfirmationMismatch,
+        Self::CallerUnidentified,
+        Self::NotPermitted,
+        Self::TenantNotFound,
+        Self::ClientNotFound,
+        Self::GrantNotFound,
+        Self::TenantExists,
+        Self::TenantPurged,
+        Self::TenantPurgeScheduled,
+        Self::PurgeNotScheduled,
+        Self::PurgeProtected,
+        Self::PurgeIncomplete,
+        Self::InteractionRequired,
+        Self::GrantRevoked,
+        Self::GrantLost,
+        Self::GrantInDoubt,
+        Self::IdentityUnproven,
+        Self::IdentityMismatch,
+        Self::NoRefreshToken,
+        Self::NoAccessToken,
+        Self::ProviderRefused,
+        Self::ProviderThrottled,
+        Self::ProviderUnavailable,
+        Self::ProviderRejectedClient,
+        Self::GrantUnreadable,
+        Self::KeyUnavailable,
+        Self::AuditUnavailable,
+        Self::StoreUnavailable,
+        Self::ShuttingDown,
+        Self::Internal,
+    ];
+
+    /// The word on the wire, in the audit log and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "INVALID_REQUEST",
+            Self::AssertionMalformed => "ASSERTION_MALFORMED",
+            Self::AssertionRejected => "ASSERTION_REJECTED",
+            Self::AssertionExpired => "ASSERTION_EXPIRED",
+            Self::ScopeNotGranted => "SCOPE_NOT_GRANTED",
+            Self::PageTokenInvalid => "PAGE_TOKEN_INVALID",
+            Self::WindowInvalid => "WINDOW_INVALID",
+            Self::ConfirmationMismatch => "CONFIRMATION_MISMATCH",
+            Self::CallerUnidentified => "CALLER_UNIDENTIFIED",
+            Self::NotPermitted => "NOT_PERMITTED",
+            Self::TenantNotFound => "TENANT_NOT_FOUND",
+            Self::ClientNotFound => "CLIENT_NOT_FOUND",
+            Self::GrantNotFound => "GRANT_NOT_FOUND",
+            Self::TenantExists => "TENANT_EXISTS",
+            Self::TenantPurged => "TENANT_PURGED",
+            Self::TenantPurgeScheduled => "TENANT_PURGE_SCHEDULED",
+            Self::PurgeNotScheduled => "PURGE_NOT_SCHEDULED",
+            Self::PurgeProtected => "PURGE_PROTECTED",
+            Self::PurgeIncomplete => "PURGE_INCOMPLETE",
+            Self::InteractionRequired => "INTERACTION_REQUIRED",
+            Self::GrantRevoked => "GRANT_REVOKED",
+            Self::GrantLost => "GRANT_LOST",
+            Self::GrantInDoubt => "GRANT_IN_DOUBT",
+            Self::IdentityUnproven => "IDENTITY_UNPROVEN",
+            Self::IdentityMismatch => "IDENTITY_MISMATCH",
+            Self::NoRefreshToken => "NO_REFRESH_TOKEN",
+            Self::NoAccessToken => "NO_ACCESS_TOKEN",
+            Self::ProviderRefused => "PROVIDER_REFUSED",
+            Self::ProviderThrottled => "PROVIDER_THROTTLED",
+            Self::ProviderUnavailable => "PROVIDER_UNAVAILABLE",
+            Self::ProviderRejectedClient => "PROVIDER_REJECTED_CLIENT",
+            Self::GrantUnreadable => "GRANT_UNREADABLE",
+            Self::KeyUnavailable => "KEY_UNAVAILABLE",
+            Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::Internal => "INTERNAL",
+        }
+    }
+}

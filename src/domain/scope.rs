@@ -1,0 +1,195 @@
+//! Scopes, resources, claims challenges: what an access token is asked for.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::id::InvalidName;
+
+/// A set of scope tokens (RFC 6749 section 3.3), sorted, each once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ScopeSet(BTreeSet<Box<str>>);
+
+impl ScopeSet {
+    /// Checks and collects scope tokens.
+    ///
+    /// # Errors
+    ///
+    /// A token that is empty, longer than 512 bytes or has characters outside
+    /// RFC 6749 section 3.3; or more than 64 tokens.
+    pub fn new<S: AsRef<str>>(tokens: impl IntoIterator<Item = S>) -> Result<Self, InvalidName> {
+        let mut set = BTreeSet::new();
+        for token in tokens {
+            let token = token.as_ref();
+            let fits = (1..=512).contains(&token.len())
+                && token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+            if !fits {
+                return Err(InvalidName {
+                    kind: "scope",
+                    rule: "must be 1 to 512 characters of RFC 6749 section 3.3",
+                });
+            }
+            set.insert(token.into());
+        }
+        if set.len() > 64 {
+            return Err(InvalidName { kind: "scopes", rule: "must be at most 64" });
+        }
+        Ok(Self(set))
+    }
+
+    /// Reads a space-separated list as providers send it; tokens that break the
+    /// rule are dropped, since the answer they came in must not be lost.
+    #[must_use]
+    pub fn parse_lenient(list: &str) -> Self {
+        Self::new(list.split_ascii_whitespace().filter(|t| Self::new([t]).is_ok()).take(64))
+            .unwrap_or_default()
+    }
+
+    /// The tokens in order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+
+    /// Whether there is no scope in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether every scope of `other` is in this set.
+    #[must_use]
+    pub fn contains_all(&self, other: &Self) -> bool {
+        other.0.is_subset(&self.0)
+    }
+
+    /// This set without the scopes that ask for a kind of answer (OpenID and
+    /// offline access) and not for a right at a resource.
+    #[must_use]
+    pub fn without_protocol_scopes(&self) -> Self {
+        Self(
+            self.0
+                .iter()
+                .filter(|s| !matches!(s.as_ref(), "openid" | "profile" | "email" | "offline_access"))
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// The space-separated form of RFC 6749.
+    #[must_use]
+    pub fn to_wire(&self) -> String {
+        self.0.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(" ")
+    }
+}
+
+impl fmt::Display for ScopeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_wire())
+    }
+}
+
+/// A resource indicator (RFC 8707): an absolute URI without a fragment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Resource(Box<str>);
+
+impl Resource {
+    /// Checks the URI's shape.
+    ///
+    /// # Errors
+    ///
+    /// Not an absolute URI, with a fragment, or longer than 1024 bytes.
+    pub fn new(uri: &str) -> Result<Self, InvalidName> {
+        let scheme_end = uri.find(':').unwrap_or(0);
+        let fits = uri.len() <= 1024
+            && scheme_end > 0
+            && scheme_end + 1 < uri.len()
+            && uri[..scheme_end]
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+            && uri.bytes().all(|b| (0x21..=0x7e).contains(&b) && b != b'#' && b != b'"' && b != b'\\');
+        if fits {
+            Ok(Self(uri.into()))
+        } else {
+            Err(InvalidName {
+                kind: "resource",
+                rule: "must be an absolute URI without fragment, at most 1024 bytes (RFC 8707)",
+            })
+        }
+    }
+
+    /// The URI.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A claims request (OpenID Connect Core section 5.5): a JSON object kept
+/// verbatim. The door checks that it is JSON; here only size and shape are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Claims(Box<str>);
+
+impl Claims {
+    /// Most bytes of a claims request.
+    pub const MAX_BYTES: usize = 8 * 1024;
+
+    /// Takes a claims request that is known to be a JSON object.
+    ///
+    /// # Errors
+    ///
+    /// Too long, or not in braces.
+    pub fn new(json: &str) -> Result<Self, InvalidName> {
+        let json = json.trim();
+        if json.len() <= Self::MAX_BYTES && json.starts_with('{') && json.ends_with('}') {
+            Ok(Self(json.into()))
+        } else {
+            Err(InvalidName { kind: "claims", rule: "must be a JSON object of at most 8 KiB" })
+        }
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What an access token is for. Two requests may share an answer only when
+/// this is equal in every part.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The scopes asked for; empty means those of the grant.
+    pub scopes: ScopeSet,
+    /// The resource asked for.
+    pub resource: Option<Resource>,
+    /// The claims challenge to answer.
+    pub claims: Option<Claims>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_and_repetition_of_scopes_do_not_matter() {
+        let a = ScopeSet::new(["b", "a", "b"]).unwrap();
+        let b = ScopeSet::new(["a", "b"]).unwrap();
+        assert_eq!(a, b);
+        assert_eq!(a.to_wire(), "a b");
+    }
+
+    #[test]
+    fn a_scope_cannot_carry_a_second_one() {
+        assert!(ScopeSet::new(["a b"]).is_err());
+        assert!(ScopeSet::new(["a\"b"]).is_err());
+        assert!(ScopeSet::new([""]).is_err());
+    }
+
+    #[test]
+    fn a_resource_is_an_absolute_uri() {
+        assert!(Resource::new("https://graph.example").is_ok());
+        assert!(Resource::new("api://vault").is_ok());
+        for bad in ["", "graph", "https:", ":x", "https://a#b", "https://a b"] {
+            assert!(Resource::new(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+}

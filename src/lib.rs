@@ -1,0 +1,47 @@
+//! obo-vault keeps OAuth 2.0 On-Behalf-Of refresh tokens sealed under versioned
+//! tenant keys and hands out access tokens to internal services over gRPC.
+//!
+//! The modules, from the bottom up; each may use those above it in this list
+//! that its layer allows (docs/ARCHITECTURE.md, tested by
+//! `tests/architecture.rs`):
+//!
+//! - words: [`domain`], [`secret`], [`clock`], [`entropy`];
+//! - pure cryptography: [`seal`];
+//! - ports and their adapters: [`store`], [`idp`], [`authn`], [`authz`];
+//! - capabilities with state: [`keyring`], [`audit`];
+//! - the protocol that spends refresh tokens: [`redeem`];
+//! - what the product does: [`token`], [`grant`], [`tenant`], [`rotation`];
+//! - doors: [`grpc`], [`schedule`], beside them [`proto`] and [`client`];
+//! - wiring and processes: [`app`], [`cli`], [`config`], [`telemetry`],
+//!   [`shutdown`], and with the feature `demo` the development provider and
+//!   the demonstration.
+//!
+//! To understand the product, read [`redeem`] first.
+
+pub mod app;
+pub mod audit;
+pub mod authn;
+pub mod authz;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod domain;
+pub mod entropy;
+pub mod grant;
+pub mod grpc;
+pub mod idp;
+pub mod keyring;
+pub mod proto;
+pub mod redeem;
+pub mod rotation;
+pub mod schedule;
+pub mod seal;
+pub mod secret;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;
+pub mod tenant;
+pub mod token;

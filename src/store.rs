@@ -1,0 +1,425 @@
+//! What the vault keeps, as whole atomic operations: each method is one
+//! transaction that has happened entirely when it returns `Ok`.
+//!
+//! A store cannot decrypt (invariant 2): it is given sealed bytes and gives
+//! them back. There are two, in separate files:
+//!
+//! - [`Store`]: tenants, grants, attempts, rotation runs. It knows key versions
+//!   by number, never a key's bytes;
+//! - [`KeyStore`]: wrapped tenant keys, kept out of the other's backups.
+//!
+//! [`sqlite`] is the back-end of one node; every back-end passes the same
+//! contract (`tests/store_contract.rs`).
+
+use std::fmt;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::domain::grant::{Attempt, AttemptId, Generation, Grant, GrantId, GrantKey, GrantState};
+use crate::domain::id::{ClientId, Issuer, SubjectId, TenantId};
+use crate::domain::key::{KeyId, KeyVersion, KeyVersionInfo};
+use crate::domain::rotation::Run;
+use crate::domain::scope::{Resource, ScopeSet};
+use crate::domain::tenant::Tenant;
+use crate::seal::Sealed;
+
+pub mod sqlite;
+
+/// The store failed. Nothing of the operation has happened, except where a
+/// commit's own answer was lost; every operation may be repeated.
+#[derive(Debug, Clone)]
+pub struct StoreError {
+    /// What was being done, for example "commit 2".
+    pub operation: &'static str,
+    /// Why it failed, for the log.
+    pub detail: String,
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "store: {}: {}", self.operation, self.detail)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// The outcome of an operation that a rule of the data may refuse.
+pub type Refusable<T, R> = Result<Result<T, R>, StoreError>;
+
+/// A grant with its sealed refresh token.
+#[derive(Debug, Clone)]
+pub struct SealedGrant {
+    /// The grant.
+    pub grant: Grant,
+    /// Its refresh token, sealed under `grant.key_version`.
+    pub sealed: Sealed,
+}
+
+/// Commit 1 of a redemption: the durable intent to send.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The grant.
+    pub grant: GrantId,
+    /// The generation that will be redeemed.
+    pub generation: Generation,
+    /// The attempt in doubt that this one takes over; `None` from ACTIVE.
+    pub takes_over: Option<AttemptId>,
+    /// The new attempt.
+    pub attempt: Attempt,
+    /// The tenant's epoch that the caller saw.
+    pub tenant_epoch: u64,
+}
+
+/// Why a claim was refused: the grant is not as the caller saw it. The caller
+/// reads again and decides anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimLost;
+
+/// Commit 2 of a redemption.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// The grant.
+    pub grant: GrantId,
+    /// The attempt whose answer this is.
+    pub attempt: AttemptId,
+    /// The tenant's epoch at commit 1.
+    pub tenant_epoch: u64,
+    /// The new refresh token and the version that seals it; `None` when the
+    /// provider sent none and the old one stays.
+    pub renewed: Option<Renewed>,
+    /// Scopes the provider says it granted; `None` keeps those there were.
+    pub scopes: Option<ScopeSet>,
+    /// When the answer was taken.
+    pub at: Timestamp,
+    /// When the token dies of not being used.
+    pub idle_expires_at: Option<Timestamp>,
+    /// When the rotation job refreshes the grant.
+    pub next_refresh_at: Timestamp,
+}
+
+/// A new refresh token.
+#[derive(Debug, Clone)]
+pub struct Renewed {
+    /// Its generation: the old one + 1.
+    pub generation: Generation,
+    /// The key version it is sealed under; must be the tenant's newest
+    /// (invariants 4 and I8), checked in the same transaction.
+    pub key_version: KeyVersion,
+    /// The sealed token.
+    pub sealed: Sealed,
+}
+
+/// Why commit 2 was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitRefused {
+    /// The tenant's newest key version is another one now: seal again.
+    KeyVersionMoved,
+    /// The tenant was purged, or taken out of service, after commit 1.
+    TenantGone,
+    /// The grant was revoked or replaced, or another attempt owns it.
+    Superseded,
+}
+
+/// The durable intent of an intake: an exchange or an import.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    /// Its identifier.
+    pub attempt: AttemptId,
+    /// The grant that will be made or replaced.
+    pub key: GrantKey,
+    /// The grant's identifier: the existing one, or a new one.
+    pub grant: GrantId,
+    /// The generation the new token will have.
+    pub generation: Generation,
+    /// Who issues it.
+    pub issuer: Issuer,
+    /// Whether the answer must prove the subject first (an import).
+    pub prove_identity: bool,
+    /// The scopes asked for; kept where the provider's answer names none.
+    pub scopes: ScopeSet,
+    /// The resource asked for.
+    pub resource: Option<Resource>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// The tenant's epoch that the caller saw.
+    pub tenant_epoch: u64,
+}
+
+/// Commit 2 of an intake.
+#[derive(Debug, Clone)]
+pub struct IntakeCommit {
+    /// The intake.
+    pub intake: Intake,
+    /// The new refresh token.
+    pub renewed: Renewed,
+    /// Scopes granted.
+    pub scopes: ScopeSet,
+    /// When the answer was taken.
+    pub at: Timestamp,
+    /// When the token dies of not being used.
+    pub idle_expires_at: Option<Timestamp>,
+    /// When the grant dies in any case.
+    pub absolute_expires_at: Option<Timestamp>,
+    /// When the rotation job refreshes it.
+    pub next_refresh_at: Timestamp,
+}
+
+/// An attempt found open at start, its owner dead.
+#[derive(Debug, Clone)]
+pub struct OpenAttempt {
+    /// The grant, SENDING or IN_DOUBT.
+    pub grant: Grant,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// The tenant's epoch at commit 1.
+    pub tenant_epoch: u64,
+    /// The raw answer, when it became durable before the owner died.
+    pub answer: Option<Sealed>,
+}
+
+/// An intake found open at start, its owner dead.
+#[derive(Debug, Clone)]
+pub struct OpenIntake {
+    /// The intake.
+    pub intake: Intake,
+    /// The raw answer, when it became durable before the owner died.
+    pub answer: Option<Sealed>,
+}
+
+/// One value sealed anew.
+#[derive(Debug, Clone)]
+pub struct Reseal {
+    /// The grant.
+    pub grant: GrantId,
+    /// The generation that was opened; nothing happens when it moved on.
+    pub generation: Generation,
+    /// The version that was opened; nothing happens when it moved on.
+    pub from: KeyVersion,
+    /// The version it is sealed under now.
+    pub to: KeyVersion,
+    /// The sealed token.
+    pub sealed: Sealed,
+}
+
+/// Where a page of grants begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantCursor {
+    /// The client of the last grant of the page before.
+    pub client: ClientId,
+    /// Its subject.
+    pub subject: SubjectId,
+}
+
+/// Where a batch of due grants begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DueCursor {
+    /// `next_refresh_at` of the last one.
+    pub at: Timestamp,
+    /// Its identifier.
+    pub grant: GrantId,
+}
+
+/// Why a change of a tenant was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TenantRefused {
+    /// No such tenant.
+    NotFound,
+    /// A tenant of that name exists.
+    Exists,
+    /// Its state does not allow the change.
+    WrongState,
+}
+
+/// Tenants, grants, attempts and rotation runs.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Makes a tenant whose newest version is `version`.
+    async fn create_tenant(
+        &self,
+        id: &TenantId,
+        version: KeyVersion,
+        at: Timestamp,
+    ) -> Refusable<Tenant, TenantRefused>;
+    /// Finds a tenant.
+    async fn tenant(&self, id: &TenantId) -> Result<Option<Tenant>, StoreError>;
+    /// Tenants after `after`, in the order of their names.
+    async fn tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<Tenant>, StoreError>;
+    /// Number of a tenant's grants.
+    async fn grant_count(&self, id: &TenantId) -> Result<u64, StoreError>;
+    /// Makes `to` the tenant's newest version, when it is `from` and the tenant
+    /// is in service.
+    async fn advance_version(
+        &self,
+        id: &TenantId,
+        from: KeyVersion,
+        to: KeyVersion,
+        at: Timestamp,
+    ) -> Refusable<Tenant, TenantRefused>;
+    /// Takes the tenant out of service until it is restored or purged; its
+    /// epoch grows.
+    async fn schedule_purge(&self, id: &TenantId, purge_at: Timestamp) -> Refusable<Tenant, TenantRefused>;
+    /// Takes a scheduled purge back; the epoch grows.
+    async fn restore_tenant(&self, id: &TenantId) -> Refusable<Tenant, TenantRefused>;
+    /// Sets the tombstone: PURGING, epoch + 1. Repeatable while PURGING.
+    async fn tombstone(&self, id: &TenantId) -> Refusable<Tenant, TenantRefused>;
+    /// Deletes the grants, attempts and intakes of a tenant that is PURGING;
+    /// returns how many grants there were.
+    async fn delete_tenant_grants(&self, id: &TenantId) -> Result<u64, StoreError>;
+    /// Ends a purge: PURGED.
+    async fn finish_purge(&self, id: &TenantId, erased_at: Timestamp) -> Refusable<Tenant, TenantRefused>;
+    /// Tenants whose purge is due or was not finished.
+    async fn purges_due(&self, now: Timestamp) -> Result<Vec<Tenant>, StoreError>;
+    /// How many sealed values name each version of the tenant's key right now:
+    /// refresh tokens and raw answers.
+    async fn census(&self, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>, StoreError>;
+
+    /// Finds a grant.
+    async fn grant(&self, key: &GrantKey) -> Result<Option<Grant>, StoreError>;
+    /// Finds a grant with its sealed token.
+    async fn sealed_grant(&self, key: &GrantKey) -> Result<Option<SealedGrant>, StoreError>;
+    /// A tenant's grants after `after`, by client and subject.
+    async fn grants(
+        &self,
+        tenant: &TenantId,
+        client: Option<&ClientId>,
+        after: Option<&GrantCursor>,
+        limit: u32,
+    ) -> Result<Vec<Grant>, StoreError>;
+    /// Deletes a grant with its attempt.
+    async fn delete_grant(&self, id: GrantId) -> Result<bool, StoreError>;
+
+    /// Commit 1: the grant becomes SENDING and the intent is durable.
+    async fn claim(&self, claim: Claim) -> Refusable<SealedGrant, ClaimLost>;
+    /// Makes the sealed raw answer of an attempt durable (rule 5). `false`: the
+    /// attempt is no longer there.
+    async fn record_answer(
+        &self,
+        attempt: AttemptId,
+        key_version: KeyVersion,
+        answer: &Sealed,
+    ) -> Result<bool, StoreError>;
+    /// Commit 2: the grant becomes ACTIVE with its new token; the attempt and
+    /// its answer are gone.
+    async fn commit(&self, commit: Commit) -> Refusable<Grant, CommitRefused>;
+    /// Ends or suspends an attempt without a new token. `state` is ACTIVE,
+    /// IN_DOUBT, REVOKED, LOST or REAUTH; the attempt stays only with IN_DOUBT.
+    /// `not_before` holds back further attempts.
+    async fn settle(
+        &self,
+        grant: GrantId,
+        attempt: AttemptId,
+        state: GrantState,
+        not_before: Option<Timestamp>,
+    ) -> Refusable<Grant, ClaimLost>;
+
+    /// Makes the intent of an intake durable.
+    async fn begin_intake(&self, intake: &Intake) -> Refusable<(), CommitRefused>;
+    /// Makes the sealed raw answer of an intake durable. `false`: the intake is
+    /// no longer there.
+    async fn record_intake_answer(
+        &self,
+        attempt: AttemptId,
+        key_version: KeyVersion,
+        answer: &Sealed,
+    ) -> Result<bool, StoreError>;
+    /// Commit 2 of an intake: the grant is made or replaced, in any state it
+    /// had. Returns whether it was there.
+    async fn commit_intake(&self, commit: IntakeCommit) -> Refusable<(Grant, bool), CommitRefused>;
+    /// Forgets an intake that led to nothing.
+    async fn abandon_intake(&self, attempt: AttemptId) -> Result<(), StoreError>;
+
+    /// Attempts that are open; at start, those of a dead process.
+    async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, StoreError>;
+    /// Intakes that are open; at start, those of a dead process.
+    async fn open_intakes(&self) -> Result<Vec<OpenIntake>, StoreError>;
+    /// Grants in doubt whose `probe_after` has come, by index.
+    async fn due_probes(&self, now: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError>;
+
+    /// Active grants that are due for a refresh, by index; all active ones when
+    /// `now` is `None`.
+    async fn due_refreshes(
+        &self,
+        now: Option<Timestamp>,
+        after: Option<DueCursor>,
+        limit: u32,
+    ) -> Result<Vec<Grant>, StoreError>;
+    /// How many grants [`Store::due_refreshes`] would give in all.
+    async fn count_due_refreshes(&self, now: Option<Timestamp>) -> Result<u64, StoreError>;
+    /// A tenant's grants sealed under a version older than `newest`, after
+    /// `after`.
+    async fn stale_grants(
+        &self,
+        tenant: &TenantId,
+        newest: KeyVersion,
+        after: Option<GrantId>,
+        limit: u32,
+    ) -> Result<Vec<SealedGrant>, StoreError>;
+    /// How many grants of the tenant are sealed under an older version.
+    async fn count_stale_grants(&self, tenant: &TenantId, newest: KeyVersion) -> Result<u64, StoreError>;
+    /// Puts re-sealed tokens in place; those that moved on are left alone.
+    /// Returns how many were put.
+    async fn reseal(&self, tenant: &TenantId, batch: Vec<Reseal>) -> Result<u64, StoreError>;
+    /// Moves a grant's next refresh.
+    async fn postpone_refresh(&self, grant: GrantId, next_refresh_at: Timestamp) -> Result<(), StoreError>;
+
+    /// Saves a run of the rotation job.
+    async fn save_run(&self, run: &Run) -> Result<(), StoreError>;
+    /// The newest run.
+    async fn newest_run(&self) -> Result<Option<Run>, StoreError>;
+    /// A run by its identifier.
+    async fn run(&self, id: Uuid) -> Result<Option<Run>, StoreError>;
+
+    /// Overwrites what was deleted: TRUNCATE checkpoint until nothing holds the
+    /// log. `false`: a reader held it until the limit, call again.
+    async fn erase_deleted(&self) -> Result<bool, StoreError>;
+    /// Whether the store can be written right now; for health.
+    async fn check_writable(&self) -> Result<(), StoreError>;
+}
+
+/// A wrapped tenant key.
+#[derive(Debug, Clone)]
+pub struct KeyRecord {
+    /// What is known besides its bytes.
+    pub info: KeyVersionInfo,
+    /// The key, wrapped by the root key; `None` once destroyed.
+    pub wrapped: Option<Vec<u8>>,
+}
+
+/// Wrapped tenant keys, in a file of their own.
+#[async_trait]
+pub trait KeyStore: Send + Sync + 'static {
+    /// Adds a version in PRE_ACTIVE. `false`: that version exists already.
+    async fn insert(
+        &self,
+        tenant: &TenantId,
+        version: KeyVersion,
+        key_id: KeyId,
+        wrapped: &[u8],
+        at: Timestamp,
+    ) -> Result<bool, StoreError>;
+    /// All versions of a tenant, oldest first.
+    async fn keys(&self, tenant: &TenantId) -> Result<Vec<KeyRecord>, StoreError>;
+    /// One version.
+    async fn key(&self, tenant: &TenantId, version: KeyVersion) -> Result<Option<KeyRecord>, StoreError>;
+    /// Makes the version ACTIVE and the one that was DEACTIVATED. Repeatable.
+    async fn activate(&self, tenant: &TenantId, version: KeyVersion) -> Result<(), StoreError>;
+    /// Adds `count` to the seals reserved and returns the new total. The
+    /// reservation is durable before any of its seals is made.
+    async fn reserve_seals(
+        &self,
+        tenant: &TenantId,
+        version: KeyVersion,
+        count: u64,
+    ) -> Result<u64, StoreError>;
+    /// Overwrites and drops the wrapped key of one version: DESTROYED.
+    async fn destroy(&self, tenant: &TenantId, version: KeyVersion) -> Result<(), StoreError>;
+    /// Overwrites and drops every wrapped key of the tenant and sets its
+    /// tombstone: no version can be added any more. Returns how many versions
+    /// the tenant had over its life.
+    async fn destroy_tenant(&self, tenant: &TenantId, at: Timestamp) -> Result<u32, StoreError>;
+    /// Overwrites what was deleted: TRUNCATE checkpoint until nothing holds the
+    /// log. `false`: a reader held it until the limit, call again.
+    async fn erase_deleted(&self) -> Result<bool, StoreError>;
+}
