@@ -104,6 +104,9 @@ pub struct Attempt {
     /// provider, tolerance included. `None`: it carries a client secret, which
     /// does not fence.
     pub fenced_at: Option<Timestamp>,
+    /// The doubt this attempt follows. While there is one, nothing but an
+    /// answer of the provider proves the token unused.
+    pub follows: Option<DoubtCause>,
 }
 
 /// What the vault knows of the grant's newest refresh token.
