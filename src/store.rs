@@ -68,8 +68,6 @@ pub struct Claim {
     pub takes_over: Option<AttemptId>,
     /// The new attempt.
     pub attempt: Attempt,
-    /// The tenant's epoch that the caller saw.
-    pub tenant_epoch: u64,
 }
 
 /// Why a claim was refused: the grant is not as the caller saw it. The caller
@@ -84,8 +82,6 @@ pub struct Commit {
     pub grant: GrantId,
     /// The attempt whose answer this is.
     pub attempt: AttemptId,
-    /// The tenant's epoch at commit 1.
-    pub tenant_epoch: u64,
     /// The new refresh token and the version that seals it; `None` when the
     /// provider sent none and the old one stays.
     pub renewed: Option<Renewed>,
@@ -116,7 +112,8 @@ pub struct Renewed {
 pub enum CommitRefused {
     /// The tenant's newest key version is another one now: seal again.
     KeyVersionMoved,
-    /// The tenant was purged, or taken out of service, after commit 1.
+    /// The tenant was purged after commit 1 (invariant I9). One whose purge is
+    /// scheduled still takes the answer, or a restore would find a used token.
     TenantGone,
     /// The grant was revoked or replaced, or another attempt owns it.
     Superseded,
@@ -143,8 +140,6 @@ pub struct Intake {
     pub resource: Option<Resource>,
     /// When it began.
     pub started_at: Timestamp,
-    /// The tenant's epoch that the caller saw.
-    pub tenant_epoch: u64,
 }
 
 /// Commit 2 of an intake.
@@ -173,8 +168,6 @@ pub struct OpenAttempt {
     pub grant: Grant,
     /// The attempt.
     pub attempt: Attempt,
-    /// The tenant's epoch at commit 1.
-    pub tenant_epoch: u64,
     /// The raw answer, when it became durable before the owner died.
     pub answer: Option<Sealed>,
 }
@@ -347,13 +340,13 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<Grant>, StoreError>;
     /// How many grants [`Store::due_refreshes`] would give in all.
     async fn count_due_refreshes(&self, now: Option<Timestamp>) -> Result<u64, StoreError>;
-    /// A tenant's grants sealed under a version older than `newest`, after
-    /// `after`.
+    /// A tenant's grants sealed under a version older than `newest`, by version
+    /// and identifier, after `after`.
     async fn stale_grants(
         &self,
         tenant: &TenantId,
         newest: KeyVersion,
-        after: Option<GrantId>,
+        after: Option<(KeyVersion, GrantId)>,
         limit: u32,
     ) -> Result<Vec<SealedGrant>, StoreError>;
     /// How many grants of the tenant are sealed under an older version.

@@ -30,6 +30,43 @@ pub struct Interaction {
     pub suberror: &'static str,
 }
 
+/// The provider's `error` or `suberror` as far as the vault knows the word:
+/// "" stays "", an unknown one becomes "other". A provider's own text never
+/// goes further than this.
+#[must_use]
+pub fn known_word(word: &str) -> &'static str {
+    const WORDS: [&str; 27] = [
+        "",
+        "invalid_request",
+        "invalid_client",
+        "invalid_grant",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+        "invalid_target",
+        "interaction_required",
+        "login_required",
+        "consent_required",
+        "account_selection_required",
+        "mfa_required",
+        "access_denied",
+        "server_error",
+        "temporarily_unavailable",
+        "slow_down",
+        "invalid_resource",
+        "basic_action",
+        "additional_action",
+        "message_only",
+        "user_password_expired",
+        "bad_token",
+        "token_expired",
+        "client_mismatch",
+        "protection_policy_required",
+        "device_authentication_failed",
+    ];
+    WORDS.into_iter().find(|known| *known == word).unwrap_or("other")
+}
+
 impl Failure {
     /// A failure with its detail for the log.
     #[must_use]

@@ -1,1 +1,297 @@
-//! To be written.
+//! The back-end of one node: SQLite, two files.
+//!
+//! In reading order:
+//!
+//! - [`db`]: one writer thread that commits many operations at once, a few
+//!   readers, the settings that make commits durable and deletions real;
+//! - [`schema`]: the tables and their migrations;
+//! - [`rows`]: rows to domain types and back;
+//! - [`tenants`], [`grants`], [`rotation`]: the operations of [`Store`];
+//! - [`keys`]: the key store.
+//!
+//! This is the only module that talks to SQLite.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::domain::grant::{AttemptId, Grant, GrantId, GrantKey, GrantState};
+use crate::domain::id::{ClientId, TenantId};
+use crate::domain::key::KeyVersion;
+use crate::domain::rotation::Run;
+use crate::domain::tenant::Tenant;
+use crate::seal::Sealed;
+use crate::store::{
+    Claim, ClaimLost, Commit, CommitRefused, DueCursor, GrantCursor, Intake, IntakeCommit, OpenAttempt,
+    OpenIntake, Refusable, Reseal, SealedGrant, Store, StoreError, TenantRefused,
+};
+
+mod db;
+mod grants;
+mod keys;
+mod rotation;
+mod rows;
+mod schema;
+mod tenants;
+
+pub use keys::SqliteKeyStore;
+
+/// Tenants, grants, attempts and rotation runs in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    db: db::Db,
+}
+
+impl SqliteStore {
+    /// Opens the file, makes it when it is not there (mode 0600), brings its
+    /// tables up to date, and locks out other processes.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened or locked, is newer than this program, or the
+    /// settings that make commits durable do not hold.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { db: db::Db::open(path, &schema::TOKENS)? })
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn create_tenant(
+        &self,
+        id: &TenantId,
+        version: KeyVersion,
+        at: Timestamp,
+    ) -> Refusable<Tenant, TenantRefused> {
+        let id = id.clone();
+        self.db.write("create tenant", move |c| tenants::create(c, &id, version, at)).await
+    }
+
+    async fn tenant(&self, id: &TenantId) -> Result<Option<Tenant>, StoreError> {
+        let id = id.clone();
+        self.db.read("find tenant", move |c| tenants::find(c, &id)).await
+    }
+
+    async fn tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<Tenant>, StoreError> {
+        let after = after.cloned();
+        self.db.read("list tenants", move |c| tenants::list(c, after.as_ref(), limit)).await
+    }
+
+    async fn grant_count(&self, id: &TenantId) -> Result<u64, StoreError> {
+        let id = id.clone();
+        self.db.read("count grants", move |c| tenants::grant_count(c, &id)).await
+    }
+
+    async fn advance_version(
+        &self,
+        id: &TenantId,
+        from: KeyVersion,
+        to: KeyVersion,
+        at: Timestamp,
+    ) -> Refusable<Tenant, TenantRefused> {
+        let id = id.clone();
+        self.db.write("advance key version", move |c| tenants::advance_version(c, &id, from, to, at)).await
+    }
+
+    async fn schedule_purge(&self, id: &TenantId, purge_at: Timestamp) -> Refusable<Tenant, TenantRefused> {
+        let id = id.clone();
+        self.db.write("schedule purge", move |c| tenants::schedule_purge(c, &id, purge_at)).await
+    }
+
+    async fn restore_tenant(&self, id: &TenantId) -> Refusable<Tenant, TenantRefused> {
+        let id = id.clone();
+        self.db.write("restore tenant", move |c| tenants::restore(c, &id)).await
+    }
+
+    async fn tombstone(&self, id: &TenantId) -> Refusable<Tenant, TenantRefused> {
+        let id = id.clone();
+        self.db.write("set tombstone", move |c| tenants::tombstone(c, &id)).await
+    }
+
+    async fn delete_tenant_grants(&self, id: &TenantId) -> Result<u64, StoreError> {
+        let id = id.clone();
+        self.db.write("delete tenant's grants", move |c| tenants::delete_grants(c, &id)).await
+    }
+
+    async fn finish_purge(&self, id: &TenantId, erased_at: Timestamp) -> Refusable<Tenant, TenantRefused> {
+        let id = id.clone();
+        self.db.write("finish purge", move |c| tenants::finish_purge(c, &id, erased_at)).await
+    }
+
+    async fn purges_due(&self, now: Timestamp) -> Result<Vec<Tenant>, StoreError> {
+        self.db.read("find due purges", move |c| tenants::purges_due(c, now)).await
+    }
+
+    async fn census(&self, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>, StoreError> {
+        let id = id.clone();
+        self.db.read("take census", move |c| tenants::census(c, &id)).await
+    }
+
+    async fn grant(&self, key: &GrantKey) -> Result<Option<Grant>, StoreError> {
+        let key = key.clone();
+        self.db.read("find grant", move |c| grants::find(c, &key)).await
+    }
+
+    async fn sealed_grant(&self, key: &GrantKey) -> Result<Option<SealedGrant>, StoreError> {
+        let key = key.clone();
+        self.db.read("find sealed grant", move |c| grants::find_sealed(c, &key)).await
+    }
+
+    async fn grants(
+        &self,
+        tenant: &TenantId,
+        client: Option<&ClientId>,
+        after: Option<&GrantCursor>,
+        limit: u32,
+    ) -> Result<Vec<Grant>, StoreError> {
+        let (tenant, client, after) = (tenant.clone(), client.cloned(), after.cloned());
+        self.db
+            .read("list grants", move |c| grants::list(c, &tenant, client.as_ref(), after.as_ref(), limit))
+            .await
+    }
+
+    async fn delete_grant(&self, id: GrantId) -> Result<bool, StoreError> {
+        self.db.write("delete grant", move |c| grants::delete(c, id)).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Refusable<SealedGrant, ClaimLost> {
+        self.db.write("commit 1", move |c| grants::claim(c, &claim)).await
+    }
+
+    async fn record_answer(
+        &self,
+        attempt: AttemptId,
+        key_version: KeyVersion,
+        answer: &Sealed,
+    ) -> Result<bool, StoreError> {
+        let answer = answer.clone();
+        self.db
+            .write("record answer", move |c| {
+                grants::record_answer(c, "attempt", attempt, key_version, &answer)
+            })
+            .await
+    }
+
+    async fn commit(&self, commit: Commit) -> Refusable<Grant, CommitRefused> {
+        self.db.write("commit 2", move |c| grants::commit(c, &commit)).await
+    }
+
+    async fn settle(
+        &self,
+        grant: GrantId,
+        attempt: AttemptId,
+        state: GrantState,
+        not_before: Option<Timestamp>,
+    ) -> Refusable<Grant, ClaimLost> {
+        self.db.write("settle attempt", move |c| grants::settle(c, grant, attempt, &state, not_before)).await
+    }
+
+    async fn begin_intake(&self, intake: &Intake) -> Refusable<(), CommitRefused> {
+        let intake = intake.clone();
+        self.db.write("begin intake", move |c| grants::begin_intake(c, &intake)).await
+    }
+
+    async fn record_intake_answer(
+        &self,
+        attempt: AttemptId,
+        key_version: KeyVersion,
+        answer: &Sealed,
+    ) -> Result<bool, StoreError> {
+        let answer = answer.clone();
+        self.db
+            .write("record intake answer", move |c| {
+                grants::record_answer(c, "intake", attempt, key_version, &answer)
+            })
+            .await
+    }
+
+    async fn commit_intake(&self, commit: IntakeCommit) -> Refusable<(Grant, bool), CommitRefused> {
+        self.db.write("commit intake", move |c| grants::commit_intake(c, &commit)).await
+    }
+
+    async fn abandon_intake(&self, attempt: AttemptId) -> Result<(), StoreError> {
+        self.db.write("abandon intake", move |c| grants::abandon_intake(c, attempt)).await
+    }
+
+    async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, StoreError> {
+        self.db.read("find open attempts", grants::open_attempts).await
+    }
+
+    async fn open_intakes(&self) -> Result<Vec<OpenIntake>, StoreError> {
+        self.db.read("find open intakes", grants::open_intakes).await
+    }
+
+    async fn due_probes(&self, now: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError> {
+        self.db.read("find due probes", move |c| grants::due_probes(c, now, limit)).await
+    }
+
+    async fn due_refreshes(
+        &self,
+        now: Option<Timestamp>,
+        after: Option<DueCursor>,
+        limit: u32,
+    ) -> Result<Vec<Grant>, StoreError> {
+        self.db.read("find due refreshes", move |c| rotation::due_refreshes(c, now, after, limit)).await
+    }
+
+    async fn count_due_refreshes(&self, now: Option<Timestamp>) -> Result<u64, StoreError> {
+        self.db.read("count due refreshes", move |c| rotation::count_due_refreshes(c, now)).await
+    }
+
+    async fn stale_grants(
+        &self,
+        tenant: &TenantId,
+        newest: KeyVersion,
+        after: Option<(KeyVersion, GrantId)>,
+        limit: u32,
+    ) -> Result<Vec<SealedGrant>, StoreError> {
+        let tenant = tenant.clone();
+        self.db
+            .read("find stale grants", move |c| rotation::stale_grants(c, &tenant, newest, after, limit))
+            .await
+    }
+
+    async fn count_stale_grants(&self, tenant: &TenantId, newest: KeyVersion) -> Result<u64, StoreError> {
+        let tenant = tenant.clone();
+        self.db.read("count stale grants", move |c| rotation::count_stale_grants(c, &tenant, newest)).await
+    }
+
+    async fn reseal(&self, tenant: &TenantId, batch: Vec<Reseal>) -> Result<u64, StoreError> {
+        let tenant = tenant.clone();
+        self.db.write("put re-sealed tokens", move |c| rotation::reseal(c, &tenant, &batch)).await
+    }
+
+    async fn postpone_refresh(&self, grant: GrantId, next_refresh_at: Timestamp) -> Result<(), StoreError> {
+        self.db
+            .write("postpone refresh", move |c| rotation::postpone_refresh(c, grant, next_refresh_at))
+            .await
+    }
+
+    async fn save_run(&self, run: &Run) -> Result<(), StoreError> {
+        let run = run.clone();
+        self.db.write("save rotation run", move |c| rotation::save_run(c, &run)).await
+    }
+
+    async fn newest_run(&self) -> Result<Option<Run>, StoreError> {
+        self.db.read("find newest rotation run", rotation::newest_run).await
+    }
+
+    async fn run(&self, id: Uuid) -> Result<Option<Run>, StoreError> {
+        self.db.read("find rotation run", move |c| rotation::find_run(c, id)).await
+    }
+
+    async fn erase_deleted(&self) -> Result<bool, StoreError> {
+        self.db.truncate_log().await
+    }
+
+    async fn check_writable(&self) -> Result<(), StoreError> {
+        self.db
+            .write("check writable", |c| {
+                c.execute("UPDATE health SET checked = checked + 1", [])?;
+                Ok(())
+            })
+            .await
+    }
+}

@@ -1,0 +1,308 @@
+//! One SQLite file: a writer thread that commits many operations at once, a few
+//! readers, and the settings everything above relies on.
+//!
+//! Each operation is a closure over the open transaction. The writer takes
+//! whatever waits, runs each in a savepoint of its own, and commits once, so
+//! that many callers share one flush of the disk; an operation is answered
+//! after that commit and never before (rule 2 and rule 6 of the protocol).
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::OpenFlags;
+use rusqlite_migration::Migrations;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::store::StoreError;
+
+#[expect(clippy::disallowed_types, reason = "the home of SQLite")]
+pub(super) type Connection = rusqlite::Connection;
+
+/// Most operations in one commit.
+const BATCH: usize = 256;
+/// Connections for reading.
+const READERS: usize = 4;
+/// How long a statement waits for a lock.
+const BUSY: Duration = Duration::from_secs(5);
+/// How often a TRUNCATE checkpoint is tried before it is reported as held up.
+const TRUNCATE_TRIES: u32 = 5;
+
+pub(super) struct Db {
+    writer: mpsc::Sender<Job>,
+    readers: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+    _lock: File,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").finish_non_exhaustive()
+    }
+}
+
+enum Job {
+    Write(Box<dyn Write>),
+    Truncate(oneshot::Sender<Result<bool, StoreError>>),
+}
+
+impl Db {
+    pub(super) fn open(path: &Path, migrations: &Migrations<'_>) -> Result<Self, StoreError> {
+        let failed = |detail: String| StoreError {
+            operation: "open",
+            detail: format!("{}: {detail}", path.display()),
+        };
+        let lock = lock(path).map_err(&failed)?;
+        create_private(path).map_err(|e| failed(e.to_string()))?;
+        let mut connection = connect(path, true).map_err(&failed)?;
+        migrations.to_latest(&mut connection).map_err(|e| failed(e.to_string()))?;
+        let readers =
+            (0..READERS).map(|_| connect(path, false)).collect::<Result<Vec<_>, _>>().map_err(&failed)?;
+
+        let (writer, jobs) = mpsc::channel();
+        thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || write_loop(&connection, &jobs))
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(Self {
+            writer,
+            readers: Arc::new(Mutex::new(readers)),
+            permits: Arc::new(Semaphore::new(READERS)),
+            _lock: lock,
+        })
+    }
+
+    /// Runs `operation` in a transaction; when this returns `Ok`, it is on disk.
+    /// It goes on when the caller stops waiting.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Typed { name, operation: Some(operation), result: None, reply };
+        self.writer.send(Job::Write(Box::new(job))).map_err(|_| gone(name))?;
+        answer.await.map_err(|_| gone(name))?
+    }
+
+    /// Runs `query` over one snapshot.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| gone(name))?;
+        let readers = Arc::clone(&self.readers);
+        let work = tokio::task::spawn_blocking(move || {
+            let connection = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(connection) = connection else { return Err(gone(name)) };
+            let result = snapshot(&connection, query);
+            readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            drop(permit);
+            result.map_err(|e| failed(name, &e))
+        });
+        work.await.map_err(|e| StoreError { operation: name, detail: e.to_string() })?
+    }
+
+    /// Overwrites and truncates the write-ahead log. `false`: a reader held it.
+    pub(super) async fn truncate_log(&self) -> Result<bool, StoreError> {
+        const NAME: &str = "truncate log";
+        let (reply, answer) = oneshot::channel();
+        self.writer.send(Job::Truncate(reply)).map_err(|_| gone(NAME))?;
+        answer.await.map_err(|_| gone(NAME))?
+    }
+}
+
+fn snapshot<T>(
+    connection: &Connection,
+    query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let transaction = connection.unchecked_transaction()?;
+    let result = query(&transaction)?;
+    transaction.finish()?;
+    Ok(result)
+}
+
+fn gone(operation: &'static str) -> StoreError {
+    StoreError { operation, detail: "the store's thread has ended".into() }
+}
+
+fn failed(operation: &'static str, error: &rusqlite::Error) -> StoreError {
+    StoreError { operation, detail: error.to_string() }
+}
+
+/// A second process on the same file would break the protocol of one node.
+fn lock(path: &Path) -> Result<File, String> {
+    let path = PathBuf::from(format!("{}.lock", path.display()));
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| format!("cannot open the lock file {}: {e}", path.display()))?;
+    file.try_lock().map_err(|_| "another process has this store open; stop it first".to_owned())?;
+    Ok(file)
+}
+
+/// SQLite gives its log and index files the mode of the main file.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map(drop)
+}
+
+/// Opens a connection and reads back every setting it depends on: a build of
+/// SQLite that ignores one is refused here, not noticed after a power failure.
+fn connect(path: &Path, writer: bool) -> Result<Connection, String> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|e| e.to_string())?;
+    connection.busy_timeout(BUSY).map_err(|e| e.to_string())?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let settings: &[(&str, &str, &str)] = &[
+        ("journal_mode", "WAL", "wal"),
+        ("synchronous", "FULL", "2"),
+        ("secure_delete", "ON", "1"),
+        ("foreign_keys", "ON", "1"),
+        ("temp_store", "MEMORY", "2"),
+    ];
+    for (name, value, expected) in settings {
+        connection.pragma_update(None, name, value).map_err(|e| format!("setting {name}: {e}"))?;
+        let read: String = connection
+            .pragma_query_value(None, name, |row| {
+                row.get::<_, i64>(0).map(|n| n.to_string()).or_else(|_| row.get::<_, String>(0))
+            })
+            .map_err(|e| format!("reading {name} back: {e}"))?;
+        if read != *expected {
+            return Err(format!("{name} is {read} and must be {expected}"));
+        }
+    }
+    if !writer {
+        connection.pragma_update(None, "query_only", "ON").map_err(|e| e.to_string())?;
+    }
+    Ok(connection)
+}
+
+/// An operation on its way through the writer.
+trait Write: Send {
+    /// Runs it in a savepoint; `false` when it failed.
+    fn run(&mut self, connection: &Connection) -> bool;
+    /// Answers the caller after the commit.
+    fn finish(self: Box<Self>, committed: Result<(), &str>);
+}
+
+struct Typed<T, F> {
+    name: &'static str,
+    operation: Option<F>,
+    result: Option<Result<T, StoreError>>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Write for Typed<T, F>
+where
+    T: Send,
+    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+{
+    fn run(&mut self, connection: &Connection) -> bool {
+        let Some(operation) = self.operation.take() else { return false };
+        let result = in_savepoint(connection, operation);
+        let ran = result.is_ok();
+        self.result = Some(result.map_err(|e| failed(self.name, &e)));
+        ran
+    }
+
+    fn finish(self: Box<Self>, committed: Result<(), &str>) {
+        let answer = match (self.result, committed) {
+            (Some(Err(error)), _) => Err(error),
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            (Some(Ok(_)) | None, Err(why)) => {
+                Err(StoreError { operation: self.name, detail: why.to_owned() })
+            }
+            (None, Ok(())) => Err(gone(self.name)),
+        };
+        // The caller may have stopped waiting; what it asked for is done.
+        let _ = self.reply.send(answer);
+    }
+}
+
+fn in_savepoint<T>(
+    connection: &Connection,
+    operation: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.execute_batch("SAVEPOINT operation")?;
+    match operation(connection) {
+        Ok(value) => {
+            connection.execute_batch("RELEASE operation")?;
+            Ok(value)
+        }
+        Err(error) => {
+            // A full disk ends the whole transaction by itself; the writer sees
+            // that and fails the batch.
+            if !connection.is_autocommit() {
+                connection.execute_batch("ROLLBACK TO operation; RELEASE operation")?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn write_loop(connection: &Connection, jobs: &mpsc::Receiver<Job>) {
+    while let Ok(first) = jobs.recv() {
+        let mut next = Some(first);
+        let mut batch: Vec<Box<dyn Write>> = Vec::new();
+        while let Some(job) = next.take() {
+            match job {
+                Job::Write(write) => batch.push(write),
+                Job::Truncate(reply) => {
+                    commit_batch(connection, std::mem::take(&mut batch));
+                    let _ = reply.send(truncate(connection));
+                }
+            }
+            if batch.len() < BATCH {
+                next = jobs.try_recv().ok();
+            }
+        }
+        commit_batch(connection, batch);
+    }
+}
+
+fn commit_batch(connection: &Connection, mut batch: Vec<Box<dyn Write>>) {
+    if batch.is_empty() {
+        return;
+    }
+    let mut committed = connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| e.to_string());
+    if committed.is_ok() {
+        for write in &mut batch {
+            write.run(connection);
+            if connection.is_autocommit() {
+                committed = Err("the transaction was rolled back, the disk may be full".to_owned());
+                break;
+            }
+        }
+    }
+    if committed.is_ok() {
+        committed = connection.execute_batch("COMMIT").map_err(|e| e.to_string());
+    }
+    if committed.is_err() && !connection.is_autocommit() {
+        // A failed COMMIT leaves the transaction open.
+        if let Err(error) = connection.execute_batch("ROLLBACK") {
+            tracing::error!(%error, "store: cannot roll back");
+        }
+    }
+    for write in batch {
+        write.finish(committed.as_ref().copied().map_err(String::as_str));
+    }
+}
+
+fn truncate(connection: &Connection) -> Result<bool, StoreError> {
+    for _ in 0..TRUNCATE_TRIES {
+        let busy: i64 = connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .map_err(|e| failed("truncate log", &e))?;
+        if busy == 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

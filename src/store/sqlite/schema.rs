@@ -1,0 +1,135 @@
+//! The tables. A migration that was released is never changed; a new one is
+//! added at the end.
+
+use rusqlite_migration::{M, Migrations};
+
+/// Tenants, grants, attempts, intakes and rotation runs.
+pub(super) static TOKENS: Migrations<'static> = Migrations::from_slice(TOKEN_STEPS);
+const TOKEN_STEPS: &[M<'static>] = &[M::up(
+    "
+    CREATE TABLE tenant (
+        id             TEXT    PRIMARY KEY NOT NULL,
+        state          TEXT    NOT NULL CHECK (state IN ('ACTIVE', 'PURGE_SCHEDULED', 'PURGING', 'PURGED')),
+        epoch          INTEGER NOT NULL,
+        active_version INTEGER NOT NULL,
+        purge_at       INTEGER,
+        erased_at      INTEGER,
+        created_at     INTEGER NOT NULL,
+        rotated_at     INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tenant_purges ON tenant (state, purge_at) WHERE state IN ('PURGE_SCHEDULED', 'PURGING');
+
+    CREATE TABLE grants (
+        id                  BLOB    PRIMARY KEY NOT NULL,
+        tenant              TEXT    NOT NULL REFERENCES tenant (id),
+        client              TEXT    NOT NULL,
+        subject             TEXT    NOT NULL,
+        issuer              TEXT    NOT NULL,
+        status              TEXT    NOT NULL
+            CHECK (status IN ('ACTIVE', 'SENDING', 'IN_DOUBT', 'REVOKED', 'LOST', 'REAUTH')),
+        cause               TEXT,
+        claims              TEXT,
+        error               TEXT,
+        suberror            TEXT,
+        generation          INTEGER NOT NULL,
+        key_version         INTEGER NOT NULL,
+        sealed              BLOB    NOT NULL,
+        scopes              TEXT    NOT NULL,
+        resource            TEXT,
+        created_at          INTEGER NOT NULL,
+        refreshed_at        INTEGER NOT NULL,
+        idle_expires_at     INTEGER,
+        absolute_expires_at INTEGER,
+        next_refresh_at     INTEGER NOT NULL,
+        not_before          INTEGER,
+        UNIQUE (tenant, client, subject)
+    ) STRICT;
+    CREATE INDEX grants_due ON grants (next_refresh_at, id) WHERE status = 'ACTIVE';
+    CREATE INDEX grants_version ON grants (tenant, key_version, id);
+
+    -- Present exactly while its grant is SENDING or IN_DOUBT.
+    CREATE TABLE attempt (
+        grant_id       BLOB    PRIMARY KEY NOT NULL REFERENCES grants (id) ON DELETE CASCADE,
+        id             BLOB    NOT NULL UNIQUE,
+        epoch          INTEGER NOT NULL,
+        started_at     INTEGER NOT NULL,
+        fenced_at      INTEGER,
+        follows        TEXT,
+        probe_after    INTEGER,
+        answer         BLOB,
+        answer_version INTEGER
+    ) STRICT;
+    CREATE INDEX attempt_probe ON attempt (probe_after) WHERE probe_after IS NOT NULL;
+
+    CREATE TABLE intake (
+        id             BLOB    PRIMARY KEY NOT NULL,
+        tenant         TEXT    NOT NULL REFERENCES tenant (id),
+        client         TEXT    NOT NULL,
+        subject        TEXT    NOT NULL,
+        grant_id       BLOB    NOT NULL,
+        generation     INTEGER NOT NULL,
+        issuer         TEXT    NOT NULL,
+        prove_identity INTEGER NOT NULL,
+        scopes         TEXT    NOT NULL,
+        resource       TEXT,
+        started_at     INTEGER NOT NULL,
+        answer         BLOB,
+        answer_version INTEGER
+    ) STRICT;
+    CREATE INDEX intake_tenant ON intake (tenant);
+
+    CREATE TABLE rotation_run (
+        id                 BLOB    PRIMARY KEY NOT NULL,
+        phase              TEXT    NOT NULL,
+        cause              TEXT    NOT NULL,
+        force_new_versions INTEGER NOT NULL,
+        refresh_all        INTEGER NOT NULL,
+        started_at         INTEGER NOT NULL,
+        ended_at           INTEGER,
+        versions_created   INTEGER NOT NULL,
+        refresh_total      INTEGER NOT NULL,
+        refreshed          INTEGER NOT NULL,
+        refresh_failed     INTEGER NOT NULL,
+        reseal_total       INTEGER NOT NULL,
+        resealed           INTEGER NOT NULL,
+        reseal_failed      INTEGER NOT NULL,
+        versions_destroyed INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX rotation_run_start ON rotation_run (started_at);
+
+    CREATE TABLE health (checked INTEGER NOT NULL) STRICT;
+    INSERT INTO health VALUES (0);
+    ",
+)];
+
+/// Wrapped tenant keys and the tombstones of purged tenants.
+pub(super) static KEYS: Migrations<'static> = Migrations::from_slice(KEY_STEPS);
+const KEY_STEPS: &[M<'static>] = &[M::up(
+    "
+    CREATE TABLE tenant_key (
+        tenant         TEXT    NOT NULL,
+        version        INTEGER NOT NULL,
+        key_id         BLOB    NOT NULL,
+        state          TEXT    NOT NULL
+            CHECK (state IN ('PRE_ACTIVE', 'ACTIVE', 'DEACTIVATED', 'DESTROYED', 'COMPROMISED')),
+        created_at     INTEGER NOT NULL,
+        seals_reserved INTEGER NOT NULL,
+        wrapped        BLOB,
+        PRIMARY KEY (tenant, version)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE tombstone (
+        tenant     TEXT    PRIMARY KEY NOT NULL,
+        created_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    ",
+)];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_migrations_are_valid() {
+        super::TOKENS.validate().unwrap();
+        super::KEYS.validate().unwrap();
+    }
+}

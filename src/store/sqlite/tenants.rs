@@ -1,0 +1,170 @@
+//! Tenants and the census of their keys.
+
+use rusqlite::{OptionalExtension as _, Result, named_params};
+
+use crate::clock::Timestamp;
+use crate::domain::id::TenantId;
+use crate::domain::key::KeyVersion;
+use crate::domain::tenant::{Tenant, TenantState};
+use crate::store::TenantRefused;
+
+use super::db::Connection;
+use super::rows::{self, TENANT_COLUMNS};
+
+type Change = Result<std::result::Result<Tenant, TenantRefused>>;
+
+pub(super) fn create(c: &Connection, id: &TenantId, version: KeyVersion, at: Timestamp) -> Change {
+    if find(c, id)?.is_some() {
+        return Ok(Err(TenantRefused::Exists));
+    }
+    c.prepare_cached(
+        "INSERT INTO tenant (id, state, epoch, active_version, created_at, rotated_at)
+         VALUES (:id, 'ACTIVE', 1, :version, :at, :at)",
+    )?
+    .execute(named_params! { ":id": id.as_str(), ":version": version.0, ":at": at.0 })?;
+    changed(c, id)
+}
+
+pub(super) fn find(c: &Connection, id: &TenantId) -> Result<Option<Tenant>> {
+    c.prepare_cached(&format!("SELECT {TENANT_COLUMNS} FROM tenant WHERE id = ?1"))?
+        .query_row([id.as_str()], rows::tenant)
+        .optional()
+}
+
+pub(super) fn list(c: &Connection, after: Option<&TenantId>, limit: u32) -> Result<Vec<Tenant>> {
+    c.prepare_cached(&format!("SELECT {TENANT_COLUMNS} FROM tenant WHERE id > ?1 ORDER BY id LIMIT ?2"))?
+        .query_map((after.map_or("", TenantId::as_str), limit), rows::tenant)?
+        .collect()
+}
+
+pub(super) fn grant_count(c: &Connection, id: &TenantId) -> Result<u64> {
+    c.prepare_cached("SELECT count(*) FROM grants WHERE tenant = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))
+}
+
+pub(super) fn advance_version(
+    c: &Connection,
+    id: &TenantId,
+    from: KeyVersion,
+    to: KeyVersion,
+    at: Timestamp,
+) -> Change {
+    change(
+        c,
+        id,
+        |tenant| tenant.sealing_version() == Some(from),
+        || {
+            c.prepare_cached("UPDATE tenant SET active_version = ?2, rotated_at = ?3 WHERE id = ?1")?
+                .execute((id.as_str(), to.0, at.0))
+        },
+    )
+}
+
+pub(super) fn schedule_purge(c: &Connection, id: &TenantId, purge_at: Timestamp) -> Change {
+    let allowed = |tenant: &Tenant| {
+        matches!(tenant.state, TenantState::Active { .. } | TenantState::PurgeScheduled { .. })
+    };
+    change(c, id, allowed, || {
+        c.prepare_cached(
+            "UPDATE tenant SET state = 'PURGE_SCHEDULED', purge_at = ?2, epoch = epoch + 1 WHERE id = ?1",
+        )?
+        .execute((id.as_str(), purge_at.0))
+    })
+}
+
+pub(super) fn restore(c: &Connection, id: &TenantId) -> Change {
+    change(
+        c,
+        id,
+        |tenant| matches!(tenant.state, TenantState::PurgeScheduled { .. }),
+        || {
+            c.prepare_cached(
+                "UPDATE tenant SET state = 'ACTIVE', purge_at = NULL, epoch = epoch + 1 WHERE id = ?1",
+            )?
+            .execute([id.as_str()])
+        },
+    )
+}
+
+pub(super) fn tombstone(c: &Connection, id: &TenantId) -> Change {
+    change(
+        c,
+        id,
+        |tenant| !matches!(tenant.state, TenantState::Purged { .. }),
+        || {
+            c.prepare_cached(
+                "UPDATE tenant SET state = 'PURGING', purge_at = NULL, epoch = epoch + 1 WHERE id = ?1",
+            )?
+            .execute([id.as_str()])
+        },
+    )
+}
+
+pub(super) fn delete_grants(c: &Connection, id: &TenantId) -> Result<u64> {
+    match find(c, id)? {
+        Some(Tenant { state: TenantState::Purging, .. }) => {}
+        Some(_) | None => return Ok(0),
+    }
+    c.prepare_cached("DELETE FROM intake WHERE tenant = ?1")?.execute([id.as_str()])?;
+    // Attempts go with their grants.
+    let deleted = c.prepare_cached("DELETE FROM grants WHERE tenant = ?1")?.execute([id.as_str()])?;
+    Ok(u64::try_from(deleted).unwrap_or(u64::MAX))
+}
+
+pub(super) fn finish_purge(c: &Connection, id: &TenantId, erased_at: Timestamp) -> Change {
+    change(
+        c,
+        id,
+        |tenant| tenant.state == TenantState::Purging,
+        || {
+            c.prepare_cached(
+                "UPDATE tenant SET state = 'PURGED', active_version = 0, erased_at = ?2 WHERE id = ?1",
+            )?
+            .execute((id.as_str(), erased_at.0))
+        },
+    )
+}
+
+pub(super) fn purges_due(c: &Connection, now: Timestamp) -> Result<Vec<Tenant>> {
+    c.prepare_cached(&format!(
+        "SELECT {TENANT_COLUMNS} FROM tenant WHERE state = 'PURGING' OR (state = 'PURGE_SCHEDULED' AND purge_at <= ?1)"
+    ))?
+    .query_map([now.0], rows::tenant)?
+    .collect()
+}
+
+pub(super) fn census(c: &Connection, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>> {
+    c.prepare_cached(
+        "SELECT version, sum(n) FROM (
+            SELECT key_version AS version, count(*) AS n FROM grants WHERE tenant = ?1 GROUP BY key_version
+            UNION ALL
+            SELECT a.answer_version, count(*) FROM attempt a JOIN grants g ON g.id = a.grant_id
+                WHERE g.tenant = ?1 AND a.answer_version IS NOT NULL GROUP BY a.answer_version
+            UNION ALL
+            SELECT answer_version, count(*) FROM intake
+                WHERE tenant = ?1 AND answer_version IS NOT NULL GROUP BY answer_version
+         ) GROUP BY version ORDER BY version",
+    )?
+    .query_map([id.as_str()], |row| Ok((KeyVersion(row.get(0)?), row.get(1)?)))?
+    .collect()
+}
+
+fn change(
+    c: &Connection,
+    id: &TenantId,
+    allowed: impl FnOnce(&Tenant) -> bool,
+    write: impl FnOnce() -> Result<usize>,
+) -> Change {
+    match find(c, id)? {
+        None => Ok(Err(TenantRefused::NotFound)),
+        Some(tenant) if !allowed(&tenant) => Ok(Err(TenantRefused::WrongState)),
+        Some(_) => {
+            write()?;
+            changed(c, id)
+        }
+    }
+}
+
+fn changed(c: &Connection, id: &TenantId) -> Change {
+    find(c, id)?.ok_or(rusqlite::Error::QueryReturnedNoRows).map(Ok)
+}
