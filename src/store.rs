@@ -364,6 +364,8 @@ pub trait Store: Send + Sync + 'static {
     /// A run by its identifier.
     async fn run(&self, id: Uuid) -> Result<Option<Run>, StoreError>;
 
+    /// The random identity of this deployment: `candidate` when it had none.
+    async fn deployment(&self, candidate: Uuid) -> Result<Uuid, StoreError>;
     /// Overwrites what was deleted: TRUNCATE checkpoint until nothing holds the
     /// log. `false`: a reader held it until the limit, call again.
     async fn erase_deleted(&self) -> Result<bool, StoreError>;

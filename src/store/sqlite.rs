@@ -282,6 +282,10 @@ impl Store for SqliteStore {
         self.db.read("find rotation run", move |c| rotation::find_run(c, id)).await
     }
 
+    async fn deployment(&self, candidate: Uuid) -> Result<Uuid, StoreError> {
+        self.db.write("find deployment", move |c| rotation::deployment(c, candidate)).await
+    }
+
     async fn erase_deleted(&self) -> Result<bool, StoreError> {
         self.db.truncate_log().await
     }

@@ -134,6 +134,12 @@ pub(super) fn find_run(c: &Connection, id: Uuid) -> Result<Option<Run>> {
     c.prepare_cached("SELECT * FROM rotation_run WHERE id = ?1")?.query_row([id.as_bytes()], run).optional()
 }
 
+pub(super) fn deployment(c: &Connection, candidate: Uuid) -> Result<Uuid> {
+    c.prepare_cached("INSERT INTO deployment (only, id) VALUES (1, ?1) ON CONFLICT DO NOTHING")?
+        .execute([candidate.as_bytes()])?;
+    c.prepare_cached("SELECT id FROM deployment")?.query_row([], |row| rows::uuid(row, "id"))
+}
+
 fn run(row: &Row<'_>) -> Result<Run> {
     let phase: String = row.get("phase")?;
     let trigger: String = row.get("cause")?;

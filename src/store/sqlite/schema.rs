@@ -97,6 +97,9 @@ const TOKEN_STEPS: &[M<'static>] = &[M::up(
     ) STRICT;
     CREATE INDEX rotation_run_start ON rotation_run (started_at);
 
+    -- Which deployment the file belongs to; restore safety will compare it.
+    CREATE TABLE deployment (only INTEGER PRIMARY KEY NOT NULL CHECK (only = 1), id BLOB NOT NULL) STRICT;
+
     CREATE TABLE health (checked INTEGER NOT NULL) STRICT;
     INSERT INTO health VALUES (0);
     ",
