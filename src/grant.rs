@@ -1,1 +1,186 @@
-//! To be written.
+//! Grants: take them in, look at them, end them.
+//!
+//! An intake by on-behalf-of begins with a user's token that nobody has checked
+//! yet: [`GrantService::verify`] checks it, and only then is there a tenant and
+//! a subject that a policy can speak of.
+
+use std::sync::Arc;
+
+use crate::authz::Permit;
+use crate::authz::permit::{DescribeGrant, ExchangeOnBehalfOf, ImportGrant, ListGrants, RevokeGrant};
+use crate::domain::failure::Failure;
+use crate::domain::grant::{Grant, GrantKey};
+use crate::domain::id::{ClientId, SubjectId, TenantId};
+use crate::domain::reason::Reason;
+use crate::domain::scope::Target;
+use crate::idp::{AssertionError, Idp, VerifiedUser};
+use crate::redeem::gate::store_failure;
+use crate::redeem::intake::{Order, Source};
+use crate::redeem::{Origin, Redeemer};
+use crate::secret::{RefreshToken, UnverifiedAssertion};
+use crate::store::{GrantCursor, Store};
+
+/// The service.
+#[derive(Clone)]
+pub struct GrantService {
+    redeemer: Arc<Redeemer>,
+    store: Arc<dyn Store>,
+    idp: Arc<Idp>,
+}
+
+impl std::fmt::Debug for GrantService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrantService").finish_non_exhaustive()
+    }
+}
+
+/// A user's token whose signature, issuer, audience and expiry were checked.
+#[derive(Debug)]
+pub struct VerifiedAssertion {
+    /// The client it is exchanged at.
+    pub client: ClientId,
+    /// The tenant and subject its claims name.
+    pub user: VerifiedUser,
+    assertion: UnverifiedAssertion,
+}
+
+impl GrantService {
+    /// The service over its parts.
+    #[must_use]
+    pub fn new(redeemer: Arc<Redeemer>, store: Arc<dyn Store>, idp: Arc<Idp>) -> Self {
+        Self { redeemer, store, idp }
+    }
+
+    /// Checks a user's token against the published keys of the client's
+    /// provider. Reads only; what it returns is no permission to do anything.
+    ///
+    /// # Errors
+    ///
+    /// The client is not configured, or the token is malformed, expired, for
+    /// another audience, or signed by somebody else.
+    pub async fn verify(
+        &self,
+        client: ClientId,
+        assertion: UnverifiedAssertion,
+    ) -> Result<VerifiedAssertion, Failure> {
+        let at = self.idp.client(&client).cloned();
+        let at = at.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
+        let user = at.verify_assertion(&assertion).await.map_err(assertion_failure)?;
+        Ok(VerifiedAssertion { client, user, assertion })
+    }
+
+    /// Exchanges a verified token for a grant.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redeemer::take_in`].
+    pub async fn exchange(
+        &self,
+        permit: &Permit<ExchangeOnBehalfOf>,
+        verified: VerifiedAssertion,
+        target: Target,
+        origin: Origin,
+    ) -> Result<(Grant, bool), Failure> {
+        let VerifiedAssertion { client, user, assertion } = verified;
+        let key = GrantKey { tenant: user.tenant, client, subject: user.subject };
+        if permit.tenant() != Some(&key.tenant) || permit.client() != Some(&key.client) {
+            return Err(Failure::new(Reason::Internal, "the permit is for another tenant or client"));
+        }
+        self.redeemer.take_in(Order { key, source: Source::Assertion(assertion), target, origin }).await
+    }
+
+    /// Takes over an existing refresh token.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redeemer::take_in`].
+    pub async fn import(
+        &self,
+        permit: &Permit<ImportGrant>,
+        subject: SubjectId,
+        token: RefreshToken,
+        target: Target,
+        origin: Origin,
+    ) -> Result<(Grant, bool), Failure> {
+        let key = grant_key(permit.tenant(), permit.client(), subject)?;
+        self.redeemer.take_in(Order { key, source: Source::Import(token), target, origin }).await
+    }
+
+    /// What is known of a grant.
+    ///
+    /// # Errors
+    ///
+    /// No such grant, or the store cannot be read.
+    pub async fn describe(&self, permit: &Permit<DescribeGrant>, subject: SubjectId) -> Result<Grant, Failure> {
+        let key = grant_key(permit.tenant(), permit.client(), subject)?;
+        let found = self.store.grant(&key).await.map_err(|e| store_failure(&e))?;
+        found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))
+    }
+
+    /// A page of a tenant's grants, and where the next begins.
+    ///
+    /// # Errors
+    ///
+    /// No such tenant, or the store cannot be read.
+    pub async fn list(
+        &self,
+        permit: &Permit<ListGrants>,
+        after: Option<&GrantCursor>,
+        limit: u32,
+    ) -> Result<(Vec<Grant>, Option<GrantCursor>), Failure> {
+        let tenant = permit.tenant().ok_or_else(|| Failure::new(Reason::Internal, "a permit without tenant"))?;
+        let known = self.store.tenant(tenant).await.map_err(|e| store_failure(&e))?;
+        if known.is_none() {
+            return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
+        }
+        let page = self.store.grants(tenant, permit.client(), after, limit.saturating_add(1)).await;
+        let mut page = page.map_err(|e| store_failure(&e))?;
+        let size = usize::try_from(limit).unwrap_or(usize::MAX);
+        let next = (page.len() > size).then(|| {
+            page.truncate(size);
+            page.last().map(|grant| GrantCursor {
+                client: grant.key.client.clone(),
+                subject: grant.key.subject.clone(),
+            })
+        });
+        Ok((page, next.flatten()))
+    }
+
+    /// Ends a grant; returns whether the provider confirmed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redeemer::revoke`].
+    pub async fn revoke(
+        &self,
+        permit: &Permit<RevokeGrant>,
+        subject: SubjectId,
+        origin: &Origin,
+    ) -> Result<bool, Failure> {
+        let key = grant_key(permit.tenant(), permit.client(), subject)?;
+        self.redeemer.revoke(&key, origin).await
+    }
+}
+
+fn grant_key(
+    tenant: Option<&TenantId>,
+    client: Option<&ClientId>,
+    subject: SubjectId,
+) -> Result<GrantKey, Failure> {
+    match (tenant, client) {
+        (Some(tenant), Some(client)) => {
+            Ok(GrantKey { tenant: tenant.clone(), client: client.clone(), subject })
+        }
+        (None, _) | (_, None) => Err(Failure::new(Reason::Internal, "a permit without tenant or client")),
+    }
+}
+
+fn assertion_failure(error: AssertionError) -> Failure {
+    match error {
+        AssertionError::Malformed => Failure::new(Reason::AssertionMalformed, "the user's token is not a signed JWT"),
+        AssertionError::Rejected(detail) => Failure::new(Reason::AssertionRejected, detail),
+        AssertionError::Expired => Failure::new(Reason::AssertionExpired, "the user's token has expired"),
+        AssertionError::KeysUnavailable(detail) => Failure::new(Reason::ProviderUnavailable, detail)
+            .retry_after(std::time::Duration::from_secs(5)),
+    }
+}

@@ -1,1 +1,115 @@
-//! To be written.
+//! The door: convert, identify, permit, audit, call, convert. Generated types
+//! and statuses stay here.
+//!
+//! In reading order:
+//!
+//! - [`door`]: what every call goes through, in one function;
+//! - [`tokens`], [`grants`], [`tenants`], [`rotations`]: one file per service,
+//!   a few lines per RPC;
+//! - [`convert`]: generated types to checked ones and back;
+//! - [`status`]: reasons to statuses, the only place that makes one;
+//! - [`page`]: page tokens;
+//! - [`listen`]: connections: TLS, and who is at the other end.
+
+use std::sync::Arc;
+
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
+
+use crate::proto;
+
+pub mod convert;
+pub mod door;
+pub mod grants;
+pub mod listen;
+pub mod page;
+pub mod rotations;
+pub mod status;
+pub mod tenants;
+pub mod tokens;
+
+pub use door::Door;
+
+/// What the services behind the door are.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// Access tokens.
+    pub token: crate::token::TokenService,
+    /// Grants.
+    pub grant: crate::grant::GrantService,
+    /// Tenants and keys.
+    pub tenant: crate::tenant::TenantService,
+    /// The rotation job.
+    pub rotation: crate::rotation::RotationService,
+}
+
+/// How the API is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Largest request taken, in bytes.
+    pub max_message_bytes: usize,
+    /// Whether reflection is served.
+    pub reflection: bool,
+    /// Whether a tenant is made at the first intake of one of its users.
+    pub create_tenant_at_intake: bool,
+}
+
+type Layers = Stack<status::DescribeLayer, Identity>;
+
+/// The API as a router, and the switch of its health service.
+///
+/// # Errors
+///
+/// When the embedded descriptors cannot be served; a defect.
+pub fn router(
+    door: &Arc<Door>,
+    services: Services,
+    options: Options,
+) -> Result<(Router<Layers>, tonic_health::server::HealthReporter), tonic_reflection::server::Error> {
+    let Services { token, grant, tenant, rotation } = services;
+    let limit = options.max_message_bytes;
+    let tokens = tokens::Tokens { door: Arc::clone(door), service: token };
+    let grants = grants::Grants {
+        door: Arc::clone(door),
+        service: grant,
+        tenants: options.create_tenant_at_intake.then(|| tenant.clone()),
+    };
+    let tenants = tenants::Tenants { door: Arc::clone(door), service: tenant };
+    let rotations = rotations::Rotations { door: Arc::clone(door), service: rotation };
+    let (health, health_service) = tonic_health::server::health_reporter();
+
+    let (reflection, reflection_alpha) = if options.reflection {
+        let v1 = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let alpha = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1alpha()?;
+        (Some(v1), Some(alpha))
+    } else {
+        (None, None)
+    };
+
+    let router = Server::builder()
+        .layer(status::DescribeLayer)
+        .add_service(health_service)
+        .add_optional_service(reflection)
+        .add_optional_service(reflection_alpha)
+        .add_service(
+            proto::token_service_server::TokenServiceServer::new(tokens).max_decoding_message_size(limit),
+        )
+        .add_service(
+            proto::grant_service_server::GrantServiceServer::new(grants).max_decoding_message_size(limit),
+        )
+        .add_service(
+            proto::tenant_service_server::TenantServiceServer::new(tenants).max_decoding_message_size(limit),
+        )
+        .add_service(
+            proto::rotation_service_server::RotationServiceServer::new(rotations)
+                .max_decoding_message_size(limit),
+        );
+    Ok((router, health))
+}

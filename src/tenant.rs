@@ -1,1 +1,309 @@
-//! To be written.
+//! Tenants and their keys, for operators: create, rotate, describe, schedule a
+//! purge, restore, purge.
+//!
+//! Every step touches two stores, and no transaction spans them. The token
+//! store says which version is the newest; the key store follows. A crash
+//! between the two is finished by [`TenantService::reconcile`] at the next
+//! start:
+//!
+//! | step | first | then |
+//! |---|---|---|
+//! | create, rotate | key made PRE_ACTIVE | newest version named, key ACTIVE |
+//! | purge | tombstone: PURGING, epoch + 1 | gate closed, keys destroyed, grants deleted, both logs truncated, PURGED |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::authz::Permit;
+use crate::authz::permit::{
+    CreateTenant, DescribeTenantKeys, ListTenants, PurgeTenantNow, RestoreTenant, RotateTenantKey,
+    ScheduleTenantPurge,
+};
+use crate::clock::SharedClock;
+use crate::domain::failure::Failure;
+use crate::domain::id::TenantId;
+use crate::domain::key::{KeyState, KeyVersion, KeyVersionInfo};
+use crate::domain::reason::Reason;
+use crate::domain::tenant::{Tenant, TenantState};
+use crate::keyring::Keyring;
+use crate::redeem::Redeemer;
+use crate::redeem::attempt::key_failure;
+use crate::redeem::gate::{in_service, store_failure};
+use crate::redeem::versions::advance;
+use crate::store::{Store, TenantRefused};
+
+pub mod purge;
+
+pub use purge::Purged;
+
+/// Longest window of a scheduled purge.
+pub const LONGEST_WINDOW: Duration = Duration::from_secs(30 * 86_400);
+
+/// The service.
+#[derive(Clone)]
+pub struct TenantService {
+    redeemer: Arc<Redeemer>,
+    store: Arc<dyn Store>,
+    keyring: Arc<Keyring>,
+    clock: SharedClock,
+    purge_protection: bool,
+}
+
+impl std::fmt::Debug for TenantService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TenantService").finish_non_exhaustive()
+    }
+}
+
+/// A key version with its part of the live census.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CensusLine {
+    /// The version.
+    pub info: KeyVersionInfo,
+    /// Sealed values that name it at this moment.
+    pub sealed_values: u64,
+}
+
+/// A tenant and how many grants it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// Its grants.
+    pub grants: u64,
+}
+
+impl TenantService {
+    /// The service over its parts.
+    #[must_use]
+    pub fn new(
+        redeemer: Arc<Redeemer>,
+        store: Arc<dyn Store>,
+        keyring: Arc<Keyring>,
+        clock: SharedClock,
+        purge_protection: bool,
+    ) -> Self {
+        Self { redeemer, store, keyring, clock, purge_protection }
+    }
+
+    /// Makes the tenant of the permit and its first key version.
+    ///
+    /// # Errors
+    ///
+    /// It exists or was purged, or a store cannot be written.
+    pub async fn create(&self, permit: &Permit<CreateTenant>) -> Result<Counted, Failure> {
+        self.create_unless_known(tenant_of(permit.tenant())?).await
+    }
+
+    /// Makes a tenant at the first intake of one of its users, where the
+    /// configuration allows it; does nothing when it is there.
+    ///
+    /// # Errors
+    ///
+    /// A store cannot be written.
+    pub async fn ensure(&self, id: &TenantId) -> Result<(), Failure> {
+        match self.create_unless_known(id).await {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.reason() == Reason::TenantExists => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn create_unless_known(&self, id: &TenantId) -> Result<Counted, Failure> {
+        if let Some(known) = self.store.tenant(id).await.map_err(|e| store_failure(&e))? {
+            return Err(match known.state {
+                TenantState::Purging | TenantState::Purged { .. } => {
+                    Failure::new(Reason::TenantPurged, "a tenant of that name was purged")
+                }
+                TenantState::Active { .. } | TenantState::PurgeScheduled { .. } => {
+                    Failure::new(Reason::TenantExists, "a tenant of that name exists")
+                }
+            });
+        }
+        let first = KeyVersion::FIRST;
+        self.keyring.create_version(id, first).await.map_err(|e| key_failure(&e))?;
+        let created = self.store.create_tenant(id, first, self.clock.now()).await;
+        let tenant = created.map_err(|e| store_failure(&e))?.map_err(refused)?;
+        self.keyring.activate(id, first).await.map_err(|e| key_failure(&e))?;
+        Ok(Counted { tenant, grants: 0 })
+    }
+
+    /// A page of tenants, and where the next begins.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub async fn list(
+        &self,
+        _permit: &Permit<ListTenants>,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Result<(Vec<Counted>, Option<TenantId>), Failure> {
+        let page = self.store.tenants(after, limit.saturating_add(1)).await;
+        let mut page = page.map_err(|e| store_failure(&e))?;
+        let size = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = page.len() > size;
+        page.truncate(size);
+        let next = if more { page.last().map(|tenant| tenant.id.clone()) } else { None };
+        let mut counted = Vec::with_capacity(page.len());
+        for tenant in page {
+            counted.push(self.counted(tenant).await?);
+        }
+        Ok((counted, next))
+    }
+
+    /// Makes a new key version, the newest from then on.
+    ///
+    /// # Errors
+    ///
+    /// No such tenant, out of service, or a store cannot be written.
+    pub async fn rotate_key(&self, permit: &Permit<RotateTenantKey>) -> Result<KeyVersionInfo, Failure> {
+        let id = tenant_of(permit.tenant())?;
+        let found = self.store.tenant(id).await.map_err(|e| store_failure(&e))?;
+        let tenant = in_service(found)?;
+        let from = tenant.sealing_version().unwrap_or(KeyVersion::FIRST);
+        let info = advance(&*self.store, &self.keyring, id, from, self.clock.now()).await?;
+        Ok(info)
+    }
+
+    /// The tenant's key versions with the live census.
+    ///
+    /// # Errors
+    ///
+    /// No such tenant, or a store cannot be read.
+    pub async fn describe_keys(
+        &self,
+        permit: &Permit<DescribeTenantKeys>,
+    ) -> Result<(Counted, Vec<CensusLine>), Failure> {
+        let id = tenant_of(permit.tenant())?;
+        let tenant = self.known(id).await?;
+        let census = self.store.census(id).await.map_err(|e| store_failure(&e))?;
+        let versions = self.keyring.versions(id).await.map_err(|e| key_failure(&e))?;
+        let lines = versions
+            .into_iter()
+            .map(|info| {
+                let sealed_values = census.iter().find(|(v, _)| *v == info.version).map_or(0, |(_, n)| *n);
+                CensusLine { info, sealed_values }
+            })
+            .collect();
+        Ok((self.counted(tenant).await?, lines))
+    }
+
+    /// Takes the tenant out of service at once; purges it when the window ends.
+    ///
+    /// # Errors
+    ///
+    /// No such tenant, already purged, or a window outside 0 to 30 days.
+    pub async fn schedule_purge(
+        &self,
+        permit: &Permit<ScheduleTenantPurge>,
+        window: Duration,
+    ) -> Result<Counted, Failure> {
+        if window > LONGEST_WINDOW {
+            return Err(Failure::new(Reason::WindowInvalid, "the window is longer than 30 days"));
+        }
+        let id = tenant_of(permit.tenant())?;
+        let changed = self.store.schedule_purge(id, self.clock.now().plus(window)).await;
+        let tenant = changed.map_err(|e| store_failure(&e))?.map_err(refused)?;
+        self.put_out_of_service(id).await;
+        self.counted(tenant).await
+    }
+
+    /// Takes a scheduled purge back.
+    ///
+    /// # Errors
+    ///
+    /// No such tenant, nothing scheduled, or already purged.
+    pub async fn restore(&self, permit: &Permit<RestoreTenant>) -> Result<Counted, Failure> {
+        let id = tenant_of(permit.tenant())?;
+        let restored = self.store.restore_tenant(id).await.map_err(|e| store_failure(&e))?;
+        let tenant = match restored {
+            Ok(tenant) => tenant,
+            Err(TenantRefused::NotFound | TenantRefused::Exists) => return Err(refused(TenantRefused::NotFound)),
+            Err(TenantRefused::WrongState) => {
+                return Err(match self.known(id).await?.state {
+                    TenantState::Active { .. } | TenantState::PurgeScheduled { .. } => {
+                        Failure::new(Reason::PurgeNotScheduled, "there is no scheduled purge")
+                    }
+                    TenantState::Purging | TenantState::Purged { .. } => refused(TenantRefused::WrongState),
+                });
+            }
+        };
+        self.redeemer.gates().close(id).await;
+        self.counted(tenant).await
+    }
+
+    /// Destroys the tenant's keys and deletes its sealed tokens, now.
+    ///
+    /// # Errors
+    ///
+    /// No such tenant, a wrong confirmation, protection, or a file that could
+    /// not be cleaned yet (the purge is finished by itself then).
+    pub async fn purge_now(&self, permit: &Permit<PurgeTenantNow>, confirm: &str) -> Result<Purged, Failure> {
+        let id = tenant_of(permit.tenant())?;
+        if confirm != id.as_str() {
+            return Err(Failure::new(Reason::ConfirmationMismatch, "the confirmation is not the tenant's name"));
+        }
+        let tenant = self.known(id).await?;
+        if self.purge_protection && !matches!(tenant.state, TenantState::Purging | TenantState::Purged { .. }) {
+            return Err(Failure::new(Reason::PurgeProtected, "the configuration forbids an immediate purge"));
+        }
+        self.purge(id).await
+    }
+
+    /// Finishes what a crash left between two stores: keys that were made for a
+    /// version that is the newest now.
+    ///
+    /// # Errors
+    ///
+    /// A store cannot be read or written.
+    pub async fn reconcile(&self) -> Result<(), Failure> {
+        let mut after = None;
+        loop {
+            let page = self.store.tenants(after.as_ref(), 500).await.map_err(|e| store_failure(&e))?;
+            for tenant in &page {
+                if let Some(newest) = tenant.sealing_version() {
+                    let versions = self.keyring.versions(&tenant.id).await.map_err(|e| key_failure(&e))?;
+                    let active =
+                        versions.iter().any(|v| v.version == newest && v.state == KeyState::Active);
+                    if !active {
+                        self.keyring.activate(&tenant.id, newest).await.map_err(|e| key_failure(&e))?;
+                    }
+                }
+            }
+            match page.last() {
+                Some(last) => after = Some(last.id.clone()),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Closes the gate, waits for those who are passing, frees the memory.
+    async fn put_out_of_service(&self, id: &TenantId) {
+        self.redeemer.gates().close(id).await;
+        self.redeemer.cache().forget_tenant(id);
+        self.keyring.forget(id);
+    }
+
+    async fn known(&self, id: &TenantId) -> Result<Tenant, Failure> {
+        let found = self.store.tenant(id).await.map_err(|e| store_failure(&e))?;
+        found.ok_or_else(|| refused(TenantRefused::NotFound))
+    }
+
+    async fn counted(&self, tenant: Tenant) -> Result<Counted, Failure> {
+        let grants = self.store.grant_count(&tenant.id).await.map_err(|e| store_failure(&e))?;
+        Ok(Counted { tenant, grants })
+    }
+}
+
+fn tenant_of(tenant: Option<&TenantId>) -> Result<&TenantId, Failure> {
+    tenant.ok_or_else(|| Failure::new(Reason::Internal, "a permit without tenant"))
+}
+
+fn refused(refused: TenantRefused) -> Failure {
+    match refused {
+        TenantRefused::NotFound => Failure::new(Reason::TenantNotFound, "no such tenant"),
+        TenantRefused::Exists => Failure::new(Reason::TenantExists, "a tenant of that name exists"),
+        TenantRefused::WrongState => Failure::new(Reason::TenantPurged, "the tenant was purged"),
+    }
+}

@@ -1,1 +1,73 @@
-//! To be written.
+//! Get an access token: what internal services come for.
+//!
+//! Memory or redemption is the engine's business ([`crate::redeem`]); here is
+//! what a request may ask for, and the order of permit, audit and answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::authz::Permit;
+use crate::authz::permit::GetAccessToken;
+use crate::domain::failure::Failure;
+use crate::domain::grant::GrantKey;
+use crate::domain::id::{ClientId, SubjectId, TenantId};
+use crate::domain::reason::Reason;
+use crate::domain::scope::Target;
+use crate::redeem::engine::Handed;
+use crate::redeem::{Origin, Redeemer};
+
+/// Least remaining life when the request names none.
+pub const DEFAULT_MIN_LIFE: Duration = Duration::from_secs(60);
+/// Most that a request may ask for.
+pub const MAX_MIN_LIFE: Duration = Duration::from_secs(600);
+
+/// A request for an access token, its fields checked.
+#[derive(Debug)]
+pub struct Request {
+    /// The user.
+    pub subject: SubjectId,
+    /// What the token is for.
+    pub target: Target,
+    /// Least remaining life.
+    pub min_life: Duration,
+}
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct TokenService {
+    redeemer: Arc<Redeemer>,
+}
+
+impl TokenService {
+    /// The service over an engine.
+    #[must_use]
+    pub fn new(redeemer: Arc<Redeemer>) -> Self {
+        Self { redeemer }
+    }
+
+    /// An access token for the tenant and client of the permit. The caller
+    /// holds what is returned until its answer is made.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redeemer::access_token`].
+    pub async fn access_token(
+        &self,
+        permit: &Permit<GetAccessToken>,
+        request: Request,
+        origin: &Origin,
+    ) -> Result<Handed, Failure> {
+        let Request { subject, target, min_life } = request;
+        let (tenant, client) = permitted(permit.tenant(), permit.client())?;
+        let key = GrantKey { tenant, client, subject };
+        self.redeemer.access_token(&key, &target, min_life.min(MAX_MIN_LIFE), origin).await
+    }
+}
+
+/// A permit for one grant names its tenant and its client.
+fn permitted(tenant: Option<&TenantId>, client: Option<&ClientId>) -> Result<(TenantId, ClientId), Failure> {
+    match (tenant, client) {
+        (Some(tenant), Some(client)) => Ok((tenant.clone(), client.clone())),
+        (None, _) | (_, None) => Err(Failure::new(Reason::Internal, "a permit without tenant or client")),
+    }
+}

@@ -75,6 +75,10 @@ pub enum Reason {
     AuditUnavailable,
     /// The store cannot be read or written.
     StoreUnavailable,
+    /// The request is larger than the vault takes.
+    MessageTooLarge,
+    /// There is no such method.
+    MethodUnknown,
     /// The vault is shutting down.
     ShuttingDown,
     /// A defect in the vault.
@@ -83,7 +87,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::InvalidRequest,
         Self::AssertionMalformed,
         Self::AssertionRejected,
@@ -119,6 +123,8 @@ impl Reason {
         Self::KeyUnavailable,
         Self::AuditUnavailable,
         Self::StoreUnavailable,
+        Self::MessageTooLarge,
+        Self::MethodUnknown,
         Self::ShuttingDown,
         Self::Internal,
     ];
@@ -162,6 +168,8 @@ impl Reason {
             Self::KeyUnavailable => "KEY_UNAVAILABLE",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
+            Self::MethodUnknown => "METHOD_UNKNOWN",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::Internal => "INTERNAL",
         }

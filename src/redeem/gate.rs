@@ -8,6 +8,9 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
 use crate::domain::failure::Failure;
 use crate::domain::id::TenantId;
 use crate::domain::reason::Reason;
@@ -22,48 +25,70 @@ pub struct Gates {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// Epochs of the tenants in service.
-    epochs: HashMap<TenantId, u64>,
+    /// The tenants in service.
+    gates: HashMap<TenantId, Gate>,
     /// Grows with every closing, so that a read of the store that began before
     /// cannot open the gate after.
     closings: u64,
 }
 
+#[derive(Debug)]
+struct Gate {
+    epoch: u64,
+    passing: TaskTracker,
+}
+
+/// Held by who hands out a token of the tenant, from the check of the gate
+/// until the answer is made. A closing waits for all of them.
+#[derive(Debug)]
+pub struct Pass {
+    /// The tenant's epoch.
+    pub epoch: u64,
+    _token: TaskTrackerToken,
+}
+
 impl Gates {
-    /// The tenant's epoch, when its gate is known to be open.
+    /// Passes the gate, when it is known to be open.
     #[must_use]
-    pub fn epoch(&self, tenant: &TenantId) -> Option<u64> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).epochs.get(tenant).copied()
+    pub fn pass(&self, tenant: &TenantId) -> Option<Pass> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.gates.get(tenant).map(|gate| Pass { epoch: gate.epoch, _token: gate.passing.token() })
     }
 
-    /// The tenant's epoch; reads the store when the gate is not open.
+    /// Passes the gate; reads the store when it is not known to be open.
     ///
     /// # Errors
     ///
     /// No such tenant, out of service, or the store cannot be read.
-    pub async fn enter(&self, tenant: &TenantId, store: &dyn Store) -> Result<u64, Failure> {
+    pub async fn enter(&self, tenant: &TenantId, store: &dyn Store) -> Result<Pass, Failure> {
         loop {
-            if let Some(epoch) = self.epoch(tenant) {
-                return Ok(epoch);
+            if let Some(pass) = self.pass(tenant) {
+                return Ok(pass);
             }
             let closings = self.open.read().unwrap_or_else(PoisonError::into_inner).closings;
             let found = store.tenant(tenant).await.map_err(|e| store_failure(&e))?;
             let tenant = in_service(found)?;
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
             if open.closings == closings {
-                open.epochs.insert(tenant.id, tenant.epoch);
-                return Ok(tenant.epoch);
+                let gate = Gate { epoch: tenant.epoch, passing: TaskTracker::new() };
+                open.gates.entry(tenant.id).or_insert(gate);
             }
-            // A tenant changed while the store was read: look again.
+            // Otherwise a tenant changed while the store was read: look again.
         }
     }
 
-    /// Closes a tenant's gate. Called after every durable change of a tenant,
-    /// before that change is answered.
-    pub fn close(&self, tenant: &TenantId) {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        open.closings += 1;
-        open.epochs.remove(tenant);
+    /// Closes a tenant's gate and waits until nobody is passing it. Called
+    /// after every durable change of a tenant, before that change is answered.
+    pub async fn close(&self, tenant: &TenantId) {
+        let gate = {
+            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            open.closings += 1;
+            open.gates.remove(tenant)
+        };
+        if let Some(gate) = gate {
+            gate.passing.close();
+            gate.passing.wait().await;
+        }
     }
 }
 
@@ -91,4 +116,57 @@ pub fn in_service(tenant: Option<Tenant>) -> Result<Tenant, Failure> {
 #[must_use]
 pub fn store_failure(error: &StoreError) -> Failure {
     Failure::new(Reason::StoreUnavailable, error.to_string()).retry_after(std::time::Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::domain::key::KeyVersion;
+    use crate::store::sqlite::SqliteStore;
+
+    fn acme() -> TenantId {
+        TenantId::new("acme").unwrap()
+    }
+
+    async fn store(directory: &tempfile::TempDir) -> SqliteStore {
+        let store = SqliteStore::open(&directory.path().join("vault.db")).unwrap();
+        store.create_tenant(&acme(), KeyVersion::FIRST, Timestamp(0)).await.unwrap().unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn a_closing_waits_for_those_who_are_passing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(&directory).await;
+        let gates = Arc::new(Gates::default());
+        let pass = gates.enter(&acme(), &store).await.unwrap();
+        let closing = tokio::spawn({
+            let gates = Arc::clone(&gates);
+            async move { gates.close(&acme()).await }
+        });
+        while gates.pass(&acme()).is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!closing.is_finished());
+        drop(pass);
+        closing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_gate_does_not_open_for_a_tenant_out_of_service() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(&directory).await;
+        let gates = Gates::default();
+        let before = gates.enter(&acme(), &store).await.unwrap().epoch;
+        store.schedule_purge(&acme(), Timestamp(9)).await.unwrap().unwrap();
+        gates.close(&acme()).await;
+        let refused = gates.enter(&acme(), &store).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::TenantPurgeScheduled);
+        store.restore_tenant(&acme()).await.unwrap().unwrap();
+        let after = gates.enter(&acme(), &store).await.unwrap().epoch;
+        assert!(after > before, "tokens from before the purge would be served again");
+    }
 }

@@ -1,0 +1,413 @@
+//! One attempt to redeem a refresh token, from commit 1 to the provider's
+//! answer. Runs in a detached task under the grant's lock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use crate::clock::Timestamp;
+use crate::domain::failure::{Failure, Interaction};
+use crate::domain::grant::{Attempt, AttemptId, Grant, GrantKey, GrantState};
+use crate::domain::profile::Profile;
+use crate::domain::reason::Reason;
+use crate::domain::scope::Target;
+use crate::entropy;
+use crate::idp::{Client, Exchange, Prepared, Proof, RawAnswer, Refusal, RefusalKind, SendOutcome, Verdict};
+use crate::keyring::KeyringError;
+use crate::seal::Place;
+use crate::secret::{Plaintext, RefreshToken};
+use crate::store::{Claim, SealedGrant, Store as _};
+
+use super::cache::IssuedToken;
+use super::engine::Redeemer;
+use super::flight::GrantLock;
+use super::gate::store_failure;
+use super::record::{AttemptRecord, Origin};
+use super::step::{self, Effect, Event, HARD_LIMIT, Refused, SEND_WITHIN, State, Transition, step};
+
+/// How often a write that must not be lost is tried again: every now and then,
+/// for ever (rule 6).
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A claimed attempt and what is needed to go on with it.
+pub(super) struct Flying {
+    pub(super) grant: Grant,
+    pub(super) attempt: Attempt,
+    pub(super) client: Arc<Client>,
+    pub(super) target: Target,
+    pub(super) tenant_epoch: u64,
+    pub(super) record: AttemptRecord,
+}
+
+impl Redeemer {
+    /// Redeems the grant's token. The lock shows that nobody else in this
+    /// process does; the claim makes sure of it across crashes.
+    pub(super) async fn redeem(
+        &self,
+        _lock: &GrantLock,
+        key: &GrantKey,
+        target: &Target,
+        tenant_epoch: u64,
+        origin: &Origin,
+    ) -> Result<Arc<IssuedToken>, Failure> {
+        let parts = &self.parts;
+        let client = parts.idp.client(&key.client).cloned();
+        let client = client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
+        let found = parts.store.sealed_grant(key).await.map_err(|e| store_failure(&e))?;
+        let sealed = found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))?;
+        check_scopes(&client, &sealed.grant, target)?;
+
+        let id = AttemptId(entropy::uuid(&*parts.entropy).map_err(|e| Failure::new(Reason::Internal, e.to_string()))?);
+        let now = parts.clock.now();
+        // A first, unfenced step tells whether there may be an attempt and in
+        // which epoch, before the token is opened for it.
+        let planned = claim(&sealed.grant, id, None, client.profile(), now)?;
+        let token = self.open_token(&sealed).await?;
+        let prepared = self.prepare(&client, &sealed.grant, &planned, &token, target, now)?;
+        drop(token);
+        let attempt = claim(&sealed.grant, id, prepared.fenced_at(), client.profile(), now)?;
+
+        let record = AttemptRecord {
+            action: "redeem",
+            origin: origin.clone(),
+            key: key.clone(),
+            grant: sealed.grant.id,
+            attempt: id,
+        };
+        record.intent(&parts.audit).await?;
+        let grant = self.commit_1(&sealed, &attempt).await?;
+        let flying = Flying { grant, attempt, client, target: target.clone(), tenant_epoch, record };
+
+        let sent = self.send(&flying, prepared).await;
+        let result = self.landed(&flying, sent).await;
+        let (reason, note) = match &result {
+            Ok(_) => (None, "renewed"),
+            Err(failure) => (Some(failure.reason()), "not renewed"),
+        };
+        parts.metrics.redemption(reason.map_or("OK", Reason::as_str));
+        if let Err(failure) = &result {
+            tracing::warn!(
+                request.id = %origin.request_id, tenant.id = %key.tenant, client.id = %key.client,
+                grant.id = %flying.grant.id, reason = failure.reason().as_str(), detail = failure.detail(),
+                "redemption failed"
+            );
+        }
+        flying.record.outcome(&parts.audit, reason, None, note).await?;
+        result
+    }
+
+    async fn open_token(&self, sealed: &SealedGrant) -> Result<RefreshToken, Failure> {
+        let place = Place::of_token(&sealed.grant, sealed.grant.generation);
+        let plain = self.parts.keyring.open(&place, &sealed.sealed).await.map_err(|e| key_failure(&e))?;
+        refresh_token(&plain)
+    }
+
+    fn prepare(
+        &self,
+        client: &Client,
+        grant: &Grant,
+        attempt: &Attempt,
+        token: &RefreshToken,
+        target: &Target,
+        now: Timestamp,
+    ) -> Result<Prepared, Failure> {
+        let jti = self.jti(grant, attempt);
+        let proof = Proof { now, send_by: now.plus(SEND_WITHIN), jti };
+        let exchange = Exchange::Refresh { token, target };
+        client
+            .prepare(&grant.key.tenant, exchange, proof)
+            .map_err(|e| Failure::new(Reason::ProviderRejectedClient, e.to_string()))
+    }
+
+    /// `jti = HMAC(deployment, grant ‖ generation ‖ epoch)` (rule 4): a second
+    /// request of the same epoch is refused by providers that remember it.
+    fn jti(&self, grant: &Grant, attempt: &Attempt) -> String {
+        let key = self.parts.deployment.as_bytes();
+        // HMAC takes a key of any length.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return String::new() };
+        mac.update(grant.id.0.as_bytes());
+        mac.update(&grant.generation.0.to_be_bytes());
+        mac.update(&attempt.epoch.0.to_be_bytes());
+        let tag = mac.finalize().into_bytes();
+        tag.iter().take(16).map(|b| format!("{b:02x}")).collect()
+    }
+
+    async fn commit_1(&self, sealed: &SealedGrant, attempt: &Attempt) -> Result<Grant, Failure> {
+        let takes_over = match &sealed.grant.state {
+            GrantState::InDoubt { attempt, .. } => Some(attempt.id),
+            GrantState::Active
+            | GrantState::Sending(_)
+            | GrantState::Revoked
+            | GrantState::Lost { .. }
+            | GrantState::Reauth { .. } => None,
+        };
+        let claim = Claim {
+            grant: sealed.grant.id,
+            generation: sealed.grant.generation,
+            takes_over,
+            attempt: attempt.clone(),
+        };
+        match self.parts.store.claim(claim).await {
+            Ok(Ok(claimed)) => Ok(claimed.grant),
+            Ok(Err(_)) => Err(Failure::new(Reason::StoreUnavailable, "the grant changed before commit 1")
+                .retry_after(Duration::from_secs(1))),
+            // Whether the intent is on disk is not known when the commit's own
+            // answer is lost. Nothing was sent, so it may be taken back.
+            Err(error) => {
+                let _ = self.settle(sealed.grant.id, attempt.id, GrantState::Active, None).await;
+                Err(store_failure(&error))
+            }
+        }
+    }
+
+    async fn send(&self, flying: &Flying, prepared: Prepared) -> SendOutcome {
+        let clock = Arc::clone(&self.parts.clock);
+        let commit_age = clock.now().since(flying.attempt.started_at);
+        let send_by = clock.instant().plus(SEND_WITHIN.saturating_sub(commit_age));
+        flying.client.send(prepared, move || clock.instant() < send_by, HARD_LIMIT).await
+    }
+
+    /// Takes the protocol's next step with what came of the request.
+    async fn landed(&self, flying: &Flying, sent: SendOutcome) -> Result<Arc<IssuedToken>, Failure> {
+        let id = flying.attempt.id;
+        match sent {
+            SendOutcome::NotSent { detail } => {
+                self.apply(flying, &Event::Unsent(id)).await;
+                Err(Failure::new(Reason::ProviderUnavailable, detail).retry_after(step::BACK_OFF))
+            }
+            SendOutcome::Interrupted { detail } => {
+                let state = self.apply(flying, &Event::Interrupted(id)).await;
+                Err(doubtful(&state, self.parts.clock.now(), Reason::ProviderUnavailable, &detail))
+            }
+            SendOutcome::Answered(raw) => self.answered(flying, raw).await,
+        }
+    }
+
+    async fn answered(&self, flying: &Flying, raw: RawAnswer) -> Result<Arc<IssuedToken>, Failure> {
+        if (200..300).contains(&raw.status()) {
+            self.journal(flying, &raw).await;
+        }
+        match flying.client.classify(&raw) {
+            Verdict::Tokens(answer) => self.commit_2(flying, answer).await,
+            Verdict::Refused(refusal) => self.refused(flying, refusal).await,
+        }
+    }
+
+    pub(super) async fn refused<T>(&self, flying: &Flying, refusal: Refusal) -> Result<T, Failure> {
+        let now = self.parts.clock.now();
+        let event = Event::Refused(flying.attempt.id, facts(&refusal));
+        let state = self.apply(flying, &event).await;
+        Err(refusal_failure(&refusal, &state, now))
+    }
+
+    /// Steps, makes the new state durable, and does what else the step says.
+    pub(super) async fn apply(&self, flying: &Flying, event: &Event) -> State {
+        let now = self.parts.clock.now();
+        let before = State {
+            generation: flying.grant.generation,
+            grant: GrantState::Sending(flying.attempt.clone()),
+            not_before: None,
+        };
+        // Only claims are refused, and this is none.
+        let Ok(Transition { state, effects }) = step(&before, event, flying.client.profile(), now) else {
+            return before;
+        };
+        for effect in effects {
+            match effect {
+                Effect::Persist => {
+                    self.settle_for_sure(flying, state.grant.clone(), state.not_before).await;
+                }
+                Effect::Alert(alert) => self.alert(flying, alert),
+                Effect::Send | Effect::RevokeAnswer => {}
+            }
+        }
+        state
+    }
+
+    /// A state that cannot be written would leave the grant SENDING until a
+    /// restart, so this goes on until the store is back.
+    async fn settle_for_sure(&self, flying: &Flying, state: GrantState, not_before: Option<Timestamp>) {
+        while !self.settle(flying.grant.id, flying.attempt.id, state.clone(), not_before).await {
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn settle(
+        &self,
+        grant: crate::domain::grant::GrantId,
+        attempt: AttemptId,
+        state: GrantState,
+        not_before: Option<Timestamp>,
+    ) -> bool {
+        match self.parts.store.settle(grant, attempt, state, not_before).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::error!(grant.id = %grant, %error, "cannot settle an attempt, will try again");
+                false
+            }
+        }
+    }
+
+    fn alert(&self, flying: &Flying, alert: step::Alert) {
+        let (tenant, grant) = (&flying.grant.key.tenant, flying.grant.id);
+        match alert {
+            step::Alert::Lost(cause) => {
+                self.parts.metrics.grant_lost();
+                tracing::error!(
+                    tenant.id = %tenant, grant.id = %grant, cause = cause.as_str(),
+                    "refresh token lost: the user has to consent again"
+                );
+            }
+            step::Alert::ClientRejected => {
+                self.parts.metrics.client_rejected();
+                tracing::error!(
+                    tenant.id = %tenant, client.id = %flying.client.id(),
+                    "the provider rejects the vault's client credentials: check the client's secret or key"
+                );
+            }
+        }
+    }
+
+    pub(super) async fn pause() {
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Asks the protocol for an attempt.
+fn claim(
+    grant: &Grant,
+    id: AttemptId,
+    fenced_at: Option<Timestamp>,
+    profile: &Profile,
+    now: Timestamp,
+) -> Result<Attempt, Failure> {
+    let before = State { generation: grant.generation, grant: grant.state.clone(), not_before: grant.not_before };
+    let claimed = step(&before, &Event::Claim { attempt: id, fenced_at }, profile, now);
+    match claimed.map(|t| t.state.grant) {
+        Ok(GrantState::Sending(attempt)) => Ok(attempt),
+        Ok(_) => Err(Failure::new(Reason::Internal, "a claim led to another state than SENDING")),
+        Err(refusal) => Err(claim_failure(grant, refusal, now)),
+    }
+}
+
+fn claim_failure(grant: &Grant, refusal: step::Refusal, now: Timestamp) -> Failure {
+    match (&grant.state, refusal) {
+        (GrantState::Revoked, _) => Failure::new(Reason::GrantRevoked, "the provider revoked the grant"),
+        (GrantState::Lost { cause }, _) => {
+            Failure::new(Reason::GrantLost, format!("the refresh token was lost: {}", cause.as_str()))
+        }
+        (GrantState::Reauth { claims, error, suberror }, _) => interaction(claims.clone(), error, suberror),
+        (GrantState::InDoubt { cause, .. }, step::Refusal::NotYet(until)) => {
+            Failure::new(Reason::GrantInDoubt, format!("in doubt: {}", cause.as_str())).retry_after(until.since(now))
+        }
+        (_, step::Refusal::NotYet(until)) => {
+            Failure::new(Reason::ProviderUnavailable, "backing off after a failure").retry_after(until.since(now))
+        }
+        (_, step::Refusal::Busy | step::Refusal::Dead) => {
+            Failure::new(Reason::GrantInDoubt, "another attempt owns the refresh token").retry_after(step::BACK_OFF)
+        }
+    }
+}
+
+/// A token bound to its scopes is not sent for others: the provider's refusal
+/// might not prove it unused.
+fn check_scopes(client: &Client, grant: &Grant, target: &Target) -> Result<(), Failure> {
+    let granted = client.profile().multi_resource || grant.scopes.contains_all(&target.scopes.without_protocol_scopes());
+    if granted {
+        Ok(())
+    } else {
+        Err(Failure::new(Reason::ScopeNotGranted, "a scope is outside the grant"))
+    }
+}
+
+pub(super) fn refresh_token(plain: &Plaintext) -> Result<RefreshToken, Failure> {
+    String::from_utf8(plain.expose().to_vec())
+        .map(RefreshToken::new)
+        .map_err(|_| Failure::new(Reason::GrantUnreadable, "the opened token is not text"))
+}
+
+fn facts(refusal: &Refusal) -> Refused {
+    let proves_unused = refusal.proves_unused;
+    match &refusal.kind {
+        RefusalKind::InvalidGrant => Refused::InvalidGrant,
+        RefusalKind::InteractionRequired { claims, error, suberror } => Refused::Interaction(
+            Interaction { claims: claims.clone(), error, suberror }.into(),
+        ),
+        RefusalKind::ClientRejected => Refused::Client { proves_unused },
+        RefusalKind::ScopeRejected
+        | RefusalKind::Throttled
+        | RefusalKind::Unavailable
+        | RefusalKind::Redirected
+        | RefusalKind::Malformed
+        | RefusalKind::Other => Refused::Other { proves_unused, retry_after: refusal.retry_after },
+    }
+}
+
+/// What a provider's refusal is to a caller.
+pub(super) fn refusal_failure(refusal: &Refusal, state: &State, now: Timestamp) -> Failure {
+    let pause = refusal.retry_after.unwrap_or(step::BACK_OFF);
+    let detail = &refusal.detail;
+    match &refusal.kind {
+        RefusalKind::InvalidGrant => match &state.grant {
+            GrantState::Lost { cause } => {
+                Failure::new(Reason::GrantLost, format!("{detail}, after a doubt: {}", cause.as_str()))
+            }
+            GrantState::Active
+            | GrantState::Sending(_)
+            | GrantState::InDoubt { .. }
+            | GrantState::Revoked
+            | GrantState::Reauth { .. } => Failure::new(Reason::GrantRevoked, detail.clone()),
+        },
+        RefusalKind::InteractionRequired { claims, error, suberror } => interaction(claims.clone(), error, suberror),
+        RefusalKind::ClientRejected => doubtful(state, now, Reason::ProviderRejectedClient, detail),
+        RefusalKind::ScopeRejected => doubtful(state, now, Reason::ProviderRefused, detail),
+        RefusalKind::Throttled => {
+            Failure::new(Reason::ProviderThrottled, detail.clone()).retry_after(pause)
+        }
+        RefusalKind::Unavailable | RefusalKind::Redirected | RefusalKind::Malformed => {
+            doubtful(state, now, Reason::ProviderUnavailable, detail)
+        }
+        RefusalKind::Other => doubtful(state, now, Reason::ProviderRefused, detail),
+    }
+}
+
+/// The failure of a request whose grant may be in doubt now.
+fn doubtful(state: &State, now: Timestamp, otherwise: Reason, detail: &str) -> Failure {
+    match &state.grant {
+        GrantState::InDoubt { probe_after, .. } => {
+            Failure::new(Reason::GrantInDoubt, detail).retry_after(probe_after.since(now))
+        }
+        GrantState::Active
+        | GrantState::Sending(_)
+        | GrantState::Revoked
+        | GrantState::Lost { .. }
+        | GrantState::Reauth { .. } => Failure::new(otherwise, detail).retry_after(step::BACK_OFF),
+    }
+}
+
+fn interaction(
+    claims: Option<crate::domain::scope::Claims>,
+    error: &'static str,
+    suberror: &'static str,
+) -> Failure {
+    Failure::new(Reason::InteractionRequired, format!("the provider wants the user to act: {error} {suberror}"))
+        .interaction(Interaction { claims, error, suberror })
+}
+
+/// What a failing keyring is to a caller.
+#[must_use]
+pub fn key_failure(error: &KeyringError) -> Failure {
+    let reason = match error {
+        KeyringError::TenantGone | KeyringError::Destroyed => Reason::TenantPurged,
+        KeyringError::Unreadable(_) | KeyringError::NoSuchKey => Reason::GrantUnreadable,
+        KeyringError::Store(_) => Reason::StoreUnavailable,
+        KeyringError::Exhausted | KeyringError::RootKey(_) | KeyringError::Entropy(_) => Reason::KeyUnavailable,
+    };
+    let failure = Failure::new(reason, error.to_string());
+    match reason {
+        Reason::StoreUnavailable | Reason::KeyUnavailable => failure.retry_after(Duration::from_secs(5)),
+        _ => failure,
+    }
+}

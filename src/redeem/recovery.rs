@@ -1,0 +1,218 @@
+//! What a dead process left behind, and doubts whose time has come; and the end
+//! of a grant.
+//!
+//! On one node the owner of every attempt found at start is dead: the store's
+//! file is locked by this process alone. An attempt with a durable answer is
+//! finished; one without is in doubt until its request is harmless (rule 7).
+
+use std::time::Duration;
+
+use crate::authn::Caller;
+use crate::domain::failure::Failure;
+use crate::domain::grant::{AttemptId, Grant, GrantKey, GrantState};
+use crate::domain::profile::Reuse;
+use crate::domain::reason::Reason;
+use crate::domain::scope::Target;
+use crate::entropy;
+use crate::idp::{RawAnswer, Verdict};
+use crate::seal::{Label, Place, Sealed};
+use crate::store::{OpenAttempt, OpenIntake, Store as _, StoreError};
+
+use super::attempt::{Flying, refresh_token};
+use super::engine::{Redeemer, lost};
+use super::gate::store_failure;
+use super::intake::intake_place;
+use super::record::{AttemptRecord, Origin};
+use super::step::Event;
+
+/// Most doubts looked into at once.
+const PROBES: u32 = 64;
+/// A doubt at a strict provider is left alone while an access token in memory
+/// lives at least this much longer.
+const NEARLY_OVER: Duration = Duration::from_secs(300);
+
+/// What was found at start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Attempts and intakes whose durable answer was committed.
+    pub finished: u32,
+    /// Attempts that are in doubt.
+    pub in_doubt: u32,
+    /// Intakes that led to nothing.
+    pub abandoned: u32,
+}
+
+impl Redeemer {
+    /// Finishes what a dead process left behind. Called once, before serving.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn recover(&self) -> Result<Recovered, StoreError> {
+        let mut recovered = Recovered::default();
+        for open in self.parts.store.open_attempts().await? {
+            if self.recover_attempt(open).await {
+                recovered.finished += 1;
+            } else {
+                recovered.in_doubt += 1;
+            }
+        }
+        for open in self.parts.store.open_intakes().await? {
+            if self.recover_intake(open).await {
+                recovered.finished += 1;
+            } else {
+                recovered.abandoned += 1;
+            }
+        }
+        Ok(recovered)
+    }
+
+    async fn recover_attempt(&self, open: OpenAttempt) -> bool {
+        let OpenAttempt { grant, attempt, answer } = open;
+        let Some(client) = self.parts.idp.client(&grant.key.client).cloned() else {
+            tracing::error!(client.id = %grant.key.client, grant.id = %grant.id,
+                "an attempt is open for a client that is not configured; put the client back");
+            return false;
+        };
+        let origin = system_origin();
+        let flying = Flying {
+            record: AttemptRecord {
+                action: "recover",
+                origin,
+                key: grant.key.clone(),
+                grant: grant.id,
+                attempt: attempt.id,
+            },
+            // What was issued before the start is in nobody's memory.
+            tenant_epoch: 0,
+            target: Target::default(),
+            client,
+            grant,
+            attempt,
+        };
+        let place = Place::of_answer(&flying.grant, flying.grant.generation);
+        let raw = match answer {
+            Some(sealed) => self.open_answer(&place, &sealed).await,
+            None => None,
+        };
+        match raw.map(|raw| flying.client.classify(&raw)) {
+            Some(Verdict::Tokens(answer)) => {
+                let committed = self.commit_2(&flying, answer).await;
+                // The memory of this process starts empty: epoch 0 is never served.
+                self.cache.forget(&flying.grant.key);
+                committed.is_ok() || matches!(committed, Err(f) if f.reason() == Reason::NoAccessToken)
+            }
+            Some(Verdict::Refused(refusal)) => {
+                let _: Result<(), Failure> = self.refused(&flying, refusal).await;
+                false
+            }
+            None => {
+                if matches!(flying.grant.state, GrantState::Sending(_)) {
+                    self.apply(&flying, &Event::OwnerDied(flying.attempt.id)).await;
+                }
+                false
+            }
+        }
+    }
+
+    async fn recover_intake(&self, open: OpenIntake) -> bool {
+        let OpenIntake { intake, answer } = open;
+        let client = self.parts.idp.client(&intake.key.client).cloned();
+        let place = intake_place(Label::ProviderAnswer, &intake);
+        let raw = match answer {
+            Some(sealed) => self.open_answer(&place, &sealed).await,
+            None => None,
+        };
+        let (Some(client), Some(raw)) = (client, raw) else {
+            self.abandon(&intake).await;
+            return false;
+        };
+        let Verdict::Tokens(answer) = client.classify(&raw) else {
+            self.abandon(&intake).await;
+            return false;
+        };
+        let kept = self.keep(&client, &intake, answer, &Target::default(), 0).await;
+        self.cache.forget(&intake.key);
+        kept.is_ok()
+    }
+
+    async fn open_answer(&self, place: &Place, sealed: &Sealed) -> Option<RawAnswer> {
+        match self.parts.keyring.open(place, sealed).await {
+            Ok(plain) => RawAnswer::from_bytes(&plain),
+            Err(error) => {
+                tracing::error!(tenant.id = %place.tenant, grant.id = %place.grant, %error, "cannot open a recorded answer");
+                None
+            }
+        }
+    }
+
+    /// Looks into the doubts whose time has come; returns how many.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn probe_due(&self) -> Result<usize, StoreError> {
+        let now = self.parts.clock.now();
+        let due = self.parts.store.due_probes(now, PROBES).await?;
+        let due: Vec<Grant> = due.into_iter().filter(|grant| !self.may_wait(grant)).collect();
+        let origin = system_origin();
+        let probes = due.iter().map(|grant| self.refresh(&grant.key, &origin));
+        // Each outcome is in the store, the audit and the log.
+        let outcomes = futures_util::future::join_all(probes).await;
+        Ok(outcomes.len())
+    }
+
+    /// At a strict provider the probe may revoke what a caller still uses.
+    fn may_wait(&self, grant: &Grant) -> bool {
+        let Some(client) = self.parts.idp.client(&grant.key.client) else { return true };
+        let until = self.parts.clock.now().plus(NEARLY_OVER);
+        client.profile().reuse == Reuse::Strict
+            && self.cache.last_expiry(&grant.key).is_some_and(|expiry| expiry > until)
+    }
+
+    /// Ends a grant: out of memory, out of the store, and at the provider where
+    /// it can be told. Returns whether the provider confirmed.
+    ///
+    /// # Errors
+    ///
+    /// No such grant, or the store or the audit log cannot be written.
+    pub async fn revoke(&self, key: &GrantKey, origin: &Origin) -> Result<bool, Failure> {
+        let (this, key, origin) = (self.clone(), key.clone(), origin.clone());
+        let task = self.tasks.spawn(async move { this.revoke_locked(&key, &origin).await });
+        task.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    async fn revoke_locked(&self, key: &GrantKey, origin: &Origin) -> Result<bool, Failure> {
+        let _lock = self.locks.lock(key).await;
+        drop(self.gates.enter(&key.tenant, &*self.parts.store).await?);
+        let found = self.parts.store.sealed_grant(key).await.map_err(|e| store_failure(&e))?;
+        let sealed = found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))?;
+        let place = Place::of_token(&sealed.grant, sealed.grant.generation);
+        // A token that cannot be opened is deleted all the same.
+        let opened = self.parts.keyring.open(&place, &sealed.sealed).await.ok();
+        let token = opened.and_then(|plain| refresh_token(&plain).ok());
+
+        let id = entropy::uuid(&*self.parts.entropy).map_err(|e| Failure::new(Reason::Internal, e.to_string()))?;
+        let record = AttemptRecord {
+            action: "revoke",
+            origin: origin.clone(),
+            key: key.clone(),
+            grant: sealed.grant.id,
+            attempt: AttemptId(id),
+        };
+        record.intent(&self.parts.audit).await?;
+        self.parts.store.delete_grant(sealed.grant.id).await.map_err(|e| store_failure(&e))?;
+        // A token that a caller has already been given lives on until it expires.
+        self.cache.forget(key);
+        let revoked = match (self.parts.idp.client(&key.client), token) {
+            (Some(client), Some(token)) => client.revoke(&key.tenant, &token).await,
+            (None, _) | (_, None) => false,
+        };
+        record.outcome(&self.parts.audit, None, None, if revoked { "revoked at provider" } else { "forgotten" }).await?;
+        Ok(revoked)
+    }
+}
+
+fn system_origin() -> Origin {
+    Origin { request_id: "recovery".to_owned(), caller: Caller::system("system:recovery").id().clone() }
+}

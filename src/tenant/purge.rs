@@ -1,0 +1,111 @@
+//! A purge, from the tombstone to the last byte. Each step may be repeated;
+//! one that a crash or a busy file interrupted is finished by the next call, by
+//! the watch, or at the next start.
+
+use crate::clock::Timestamp;
+use crate::domain::failure::Failure;
+use crate::domain::id::TenantId;
+use crate::domain::reason::Reason;
+use crate::domain::tenant::TenantState;
+use crate::redeem::attempt::key_failure;
+use crate::redeem::gate::store_failure;
+use crate::seal::Place;
+use crate::store::{SealedGrant, TenantRefused};
+
+use super::TenantService;
+
+/// What a purge destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purged {
+    /// Key versions the tenant had over its life, all destroyed.
+    pub key_versions: u32,
+    /// Grants deleted.
+    pub grants: u64,
+    /// When the last byte of key material was gone from the vault's files.
+    pub erased_at: Timestamp,
+    /// Whether a sealed token of the tenant was tried with the keys gone, and
+    /// did not open. `false` where there was none to try.
+    pub trial_open_failed: bool,
+}
+
+impl TenantService {
+    /// Purges tenants whose window has ended, and finishes purges that were
+    /// interrupted. Returns how many were finished.
+    ///
+    /// # Errors
+    ///
+    /// The first that could not be finished; the others are tried all the same.
+    pub async fn purge_due(&self) -> Result<u32, Failure> {
+        let due = self.store.purges_due(self.clock.now()).await.map_err(|e| store_failure(&e))?;
+        let mut finished = 0;
+        let mut first_failure = None;
+        for tenant in due {
+            match self.purge(&tenant.id).await {
+                Ok(purged) => {
+                    finished += 1;
+                    tracing::info!(tenant.id = %tenant.id, grants = purged.grants, "tenant purged");
+                }
+                Err(failure) => {
+                    tracing::error!(tenant.id = %tenant.id, %failure, "cannot finish a purge, will try again");
+                    first_failure.get_or_insert(failure);
+                }
+            }
+        }
+        first_failure.map_or(Ok(finished), Err)
+    }
+
+    pub(super) async fn purge(&self, id: &TenantId) -> Result<Purged, Failure> {
+        let known = self.known(id).await?;
+        if let TenantState::Purged { erased_at } = known.state {
+            let versions = self.keyring.versions(id).await.map_err(|e| key_failure(&e))?;
+            let key_versions = u32::try_from(versions.len()).unwrap_or(u32::MAX);
+            return Ok(Purged { key_versions, grants: 0, erased_at, trial_open_failed: false });
+        }
+        // From here on no commit makes an openable row (invariant I9) …
+        match self.store.tombstone(id).await.map_err(|e| store_failure(&e))? {
+            Ok(_) => {}
+            Err(TenantRefused::NotFound | TenantRefused::Exists | TenantRefused::WrongState) => {
+                return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
+            }
+        }
+        // … and when this returns, nobody hands out a token of the tenant (I10).
+        self.put_out_of_service(id).await;
+
+        let keepsake = self.any_sealed(id).await?;
+        let key_versions = self.keyring.destroy_tenant(id).await.map_err(|e| key_failure(&e))?;
+        let trial_open_failed = match &keepsake {
+            Some(sealed) => self.try_to_open(sealed).await?,
+            None => false,
+        };
+        let grants = self.store.delete_tenant_grants(id).await.map_err(|e| store_failure(&e))?;
+
+        // Deletion is not erasure: the logs keep what they are not made to drop.
+        let keys_erased = self.keyring.erase().await.map_err(|e| key_failure(&e))?;
+        let tokens_erased = self.store.erase_deleted().await.map_err(|e| store_failure(&e))?;
+        if !(keys_erased && tokens_erased) {
+            return Err(Failure::new(Reason::PurgeIncomplete, "a reader holds a log; the keys are destroyed")
+                .retry_after(std::time::Duration::from_secs(5)));
+        }
+        let erased_at = self.clock.now();
+        let finished = self.store.finish_purge(id, erased_at).await.map_err(|e| store_failure(&e))?;
+        finished.map_err(|_| Failure::new(Reason::Internal, "the tenant left PURGING during its purge"))?;
+        Ok(Purged { key_versions, grants, erased_at, trial_open_failed })
+    }
+
+    async fn any_sealed(&self, id: &TenantId) -> Result<Option<SealedGrant>, Failure> {
+        let first = self.store.grants(id, None, None, 1).await.map_err(|e| store_failure(&e))?;
+        match first.first() {
+            Some(grant) => self.store.sealed_grant(&grant.key).await.map_err(|e| store_failure(&e)),
+            None => Ok(None),
+        }
+    }
+
+    /// A purge that leaves an openable token behind is a defect, and says so.
+    async fn try_to_open(&self, sealed: &SealedGrant) -> Result<bool, Failure> {
+        let place = Place::of_token(&sealed.grant, sealed.grant.generation);
+        match self.keyring.open(&place, &sealed.sealed).await {
+            Err(_) => Ok(true),
+            Ok(_) => Err(Failure::new(Reason::Internal, "a token still opens after its keys were destroyed")),
+        }
+    }
+}
