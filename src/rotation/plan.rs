@@ -1,0 +1,138 @@
+//! What is due, decided from what is known and nothing else.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::domain::grant::Grant;
+use crate::domain::key::{KeyState, KeyVersion, KeyVersionInfo};
+use crate::domain::rotation::Run;
+use crate::domain::tenant::Tenant;
+use crate::keyring::needs_rotation;
+
+/// Why a tenant gets a new key version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewVersion {
+    /// The run was asked to.
+    Forced,
+    /// The newest is older than the configuration allows.
+    Age,
+    /// The newest has made as many seals as it should.
+    Seals,
+}
+
+/// Whether the tenant gets a new key version in this run.
+#[must_use]
+pub fn new_version(
+    run: &Run,
+    tenant: &Tenant,
+    newest: Option<&KeyVersionInfo>,
+    max_age: Duration,
+    now: Timestamp,
+) -> Option<NewVersion> {
+    tenant.sealing_version()?;
+    if tenant.rotated_at >= run.started_at {
+        // This run has done it, before a crash; or an operator meanwhile.
+        return None;
+    }
+    if run.options.force_new_versions {
+        Some(NewVersion::Forced)
+    } else if newest.is_some_and(needs_rotation) {
+        Some(NewVersion::Seals)
+    } else if now.since(tenant.rotated_at) >= max_age {
+        Some(NewVersion::Age)
+    } else {
+        None
+    }
+}
+
+/// Whether the grant is still to be refreshed in this run.
+#[must_use]
+pub fn still_to_refresh(run: &Run, grant: &Grant, now: Timestamp) -> bool {
+    let refreshed_by_this_run = grant.refreshed_at >= run.started_at;
+    let paused = grant.not_before.is_some_and(|until| now < until);
+    !refreshed_by_this_run && !paused
+}
+
+/// Versions that may be destroyed: older than the newest, and named by nothing.
+#[must_use]
+pub fn retirable(
+    versions: &[KeyVersionInfo],
+    newest: KeyVersion,
+    census: &[(KeyVersion, u64)],
+) -> Vec<KeyVersion> {
+    versions
+        .iter()
+        .filter(|info| info.version < newest && info.state != KeyState::Destroyed)
+        .map(|info| info.version)
+        .filter(|version| !census.iter().any(|(named, count)| named == version && *count > 0))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::id::TenantId;
+    use crate::domain::key::KeyId;
+    use crate::domain::rotation::{Counts, Phase, RunOptions, Trigger};
+    use crate::domain::tenant::TenantState;
+
+    const START: Timestamp = Timestamp(1_000_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn run(options: RunOptions) -> Run {
+        Run {
+            id: Uuid::nil(),
+            phase: Phase::NewVersions,
+            trigger: Trigger::Schedule,
+            options,
+            started_at: START,
+            ended_at: None,
+            counts: Counts::default(),
+        }
+    }
+
+    fn tenant(rotated_at: Timestamp) -> Tenant {
+        Tenant {
+            id: TenantId::new("acme").unwrap(),
+            state: TenantState::Active { active_version: KeyVersion(3) },
+            epoch: 1,
+            created_at: Timestamp(0),
+            rotated_at,
+        }
+    }
+
+    fn info(version: u32, seals_reserved: u64) -> KeyVersionInfo {
+        KeyVersionInfo {
+            version: KeyVersion(version),
+            key_id: KeyId([0; 16]),
+            state: KeyState::Active,
+            created_at: Timestamp(0),
+            seals_reserved,
+        }
+    }
+
+    #[test]
+    fn a_key_is_replaced_for_its_age_its_seals_or_by_order_and_once_per_run() {
+        let calm = run(RunOptions::default());
+        let forced = run(RunOptions { force_new_versions: true, ..RunOptions::default() });
+        let young = tenant(START.minus(DAY));
+        let decide = |run: &Run, tenant: &Tenant, seals| new_version(run, tenant, Some(&info(3, seals)), DAY * 90, START);
+        assert_eq!(decide(&calm, &young, 5), None);
+        assert_eq!(decide(&forced, &young, 5), Some(NewVersion::Forced));
+        assert_eq!(decide(&calm, &young, 1 << 31), Some(NewVersion::Seals));
+        assert_eq!(decide(&calm, &tenant(START.minus(DAY * 90)), 5), Some(NewVersion::Age));
+        assert_eq!(decide(&forced, &tenant(START), 5), None, "a resumed run would rotate twice");
+        let gone = Tenant { state: TenantState::Purging, ..young };
+        assert_eq!(decide(&forced, &gone, 5), None);
+    }
+
+    #[test]
+    fn only_a_version_that_nothing_names_is_destroyed() {
+        let versions = [info(1, 9), info(2, 9), info(3, 9)];
+        let census = [(KeyVersion(2), 1), (KeyVersion(3), 8)];
+        assert_eq!(retirable(&versions, KeyVersion(3), &census), [KeyVersion(1)]);
+        assert_eq!(retirable(&versions, KeyVersion(1), &[]), []);
+    }
+}
