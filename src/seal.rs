@@ -100,7 +100,7 @@ pub fn seal(
     bytes.extend_from_slice(&tag);
     // The buffer holds no plaintext any more: it was encrypted in place, and
     // `begin` reserved room for the tag, so that it never moved.
-    Ok(Sealed::from_bytes(std::mem::take(&mut bytes)))
+    Ok(Sealed::from_bytes(std::mem::take(&mut *bytes)))
 }
 
 /// Opens what was sealed for `place` under exactly this key.
@@ -121,7 +121,7 @@ pub fn open(
     }
     let mut body = Zeroizing::new(parts.body.to_vec());
     aead::decrypt(key, parts.nonce, &place.aad(version), &mut body, parts.tag).ok_or(OpenError::Rejected)?;
-    Ok(Plaintext::new(std::mem::take(&mut body)))
+    Ok(Plaintext::new(std::mem::take(&mut *body)))
 }
 
 /// Seals a tenant's key under the root key, for its place in the key store.
@@ -157,6 +157,16 @@ pub fn unwrap_key(root: &KeyBytes, place: &KeyPlace, wrapped: &[u8]) -> Result<K
     aead::decrypt(root, parts.nonce, &place.aad(), body.as_mut_slice(), parts.tag)
         .ok_or(OpenError::Rejected)?;
     Ok(KeyBytes::new(*body))
+}
+
+/// The root key that a wrapped key names, to tell an operator which one is
+/// missing. Not authenticated.
+///
+/// # Errors
+///
+/// [`OpenError::NotAnEnvelope`] or [`OpenError::UnknownFormat`].
+pub fn wrapped_under(wrapped: &[u8]) -> Result<RootKeyId, OpenError> {
+    envelope::split_wrapped(wrapped).map(|parts| parts.root)
 }
 
 #[cfg(test)]
