@@ -127,7 +127,7 @@ impl Keyring {
     ) -> Result<KeyVersionInfo, KeyringError> {
         self.cache.check(tenant)?;
         if let Some(record) = self.store.key(tenant, version).await? {
-            return sealing(record);
+            return sealing(record.info);
         }
         let key_id = KeyId(entropy::bytes(&*self.entropy)?);
         let key = KeyBytes::new(*Zeroizing::new(entropy::bytes(&*self.entropy)?));
@@ -136,7 +136,7 @@ impl Keyring {
         // Read back in any case: another process may have been first, and the
         // store refuses a tenant whose tombstone is set.
         match self.store.key(tenant, version).await? {
-            Some(record) => sealing(record),
+            Some(record) => sealing(record.info),
             None => Err(KeyringError::TenantGone),
         }
     }
@@ -145,12 +145,22 @@ impl Keyring {
     ///
     /// # Errors
     ///
-    /// [`KeyringError::NoSuchKey`] when it was not made first, and as
+    /// [`KeyringError::NoSuchKey`] when it was not made first,
+    /// [`KeyringError::Retired`] when a newer version is active already, and as
     /// [`Keyring::create_version`].
     pub async fn activate(&self, tenant: &TenantId, version: KeyVersion) -> Result<(), KeyringError> {
         self.cache.check(tenant)?;
-        let record = self.store.key(tenant, version).await?.ok_or(KeyringError::NoSuchKey(version))?;
-        if sealing(record)?.state == KeyState::PreActive {
+        let mut versions = self.versions(tenant).await?;
+        // A step that was interrupted and comes late must not take a newer
+        // version out of use.
+        let overtaken = versions.iter().any(|v| v.version > version && v.state == KeyState::Active);
+        let at =
+            versions.iter().position(|v| v.version == version).ok_or(KeyringError::NoSuchKey(version))?;
+        let info = sealing(versions.swap_remove(at))?;
+        if overtaken {
+            return Err(KeyringError::Retired(version, info.state));
+        }
+        if info.state == KeyState::PreActive {
             self.store.activate(tenant, version).await?;
         }
         // The opened keys remember their state: the older one must notice that
@@ -295,8 +305,7 @@ impl Keyring {
 }
 
 /// A version that may seal, or why it may not.
-fn sealing(record: KeyRecord) -> Result<KeyVersionInfo, KeyringError> {
-    let info = record.info;
+fn sealing(info: KeyVersionInfo) -> Result<KeyVersionInfo, KeyringError> {
     match info.state {
         KeyState::PreActive | KeyState::Active => Ok(info),
         KeyState::Destroyed => Err(KeyringError::Destroyed(info.version)),

@@ -128,6 +128,13 @@ impl KeyCache {
         self.tenants.entry_count()
     }
 
+    /// How many versions of the tenant take room.
+    #[cfg(test)]
+    pub(super) fn slots(&self, tenant: &TenantId) -> usize {
+        let slots = self.tenants.get(tenant);
+        slots.map_or(0, |slots| slots.versions.lock().unwrap().as_ref().map_or(0, HashMap::len))
+    }
+
     /// How many keys of the tenant are open.
     #[cfg(test)]
     pub(super) fn open_keys(&self, tenant: &TenantId) -> usize {

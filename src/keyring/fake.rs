@@ -50,10 +50,10 @@ impl Gate {
         self.arrived.acquire().await.unwrap().forget();
     }
 
-    /// Lets one go who waits, and all who come later.
-    pub(super) fn release_one(&self) {
+    /// Lets all go, those who wait and those who come later.
+    pub(super) fn release(&self) {
         self.shut.store(false, Ordering::SeqCst);
-        self.leave.add_permits(1);
+        self.leave.add_permits(1000);
     }
 
     async fn pass(&self) {

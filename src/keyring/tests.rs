@@ -209,8 +209,7 @@ async fn of_two_that_create_a_version_at_once_both_get_the_same() {
     let (one, other) = (create(), create());
     bench.store.reads.someone_waits().await;
     bench.store.reads.someone_waits().await;
-    bench.store.reads.release_one();
-    bench.store.reads.release_one();
+    bench.store.reads.release();
     let (one, other) = (one.await.unwrap().unwrap(), other.await.unwrap().unwrap());
     assert_eq!(one.key_id, other.key_id);
     assert_eq!(bench.keyring.versions(&tenant()).await.unwrap().len(), 2);
@@ -237,6 +236,18 @@ async fn a_version_seals_until_the_next_is_active_and_opens_after() {
 }
 
 #[tokio::test]
+async fn a_late_activation_does_not_take_a_newer_version_out_of_use() {
+    let bench = Bench::new().await;
+    let v3 = V2.next();
+    bench.keyring.create_version(&tenant(), V2).await.unwrap();
+    bench.keyring.create_version(&tenant(), v3).await.unwrap();
+    bench.keyring.activate(&tenant(), v3).await.unwrap();
+    let late = bench.keyring.activate(&tenant(), V2).await;
+    assert!(matches!(late, Err(KeyringError::Retired(V2, KeyState::PreActive))), "{late:?}");
+    bench.seal(v3).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_compromised_version_opens_and_does_not_seal() {
     let mut bench = Bench::new().await;
     let sealed = bench.seal(V1).await.unwrap();
@@ -251,7 +262,9 @@ async fn a_version_that_never_was_is_named_as_such() {
     let bench = Bench::new().await;
     assert!(matches!(bench.seal(V2).await, Err(KeyringError::NoSuchKey(V2))));
     assert!(matches!(bench.keyring.activate(&tenant(), V2).await, Err(KeyringError::NoSuchKey(V2))));
-    // It was not remembered as missing.
+    // Envelopes that name versions at random fill no memory, and what is
+    // missing is not remembered as missing.
+    assert_eq!(bench.keyring.cache.slots(&tenant()), 0);
     bench.keyring.create_version(&tenant(), V2).await.unwrap();
     bench.seal(V2).await.unwrap();
 }
@@ -324,9 +337,29 @@ async fn a_version_stops_at_its_last_seal_whoever_made_the_others() {
     for _ in 0..2 {
         assert!(matches!(bench.seal(V1).await, Err(KeyringError::Exhausted(V1))));
     }
+    let reserved = bench.store.reserved();
     bench.restart();
     assert!(matches!(bench.seal(V1).await, Err(KeyringError::Exhausted(V1))));
     assert_eq!(bench.entropy.nonces(), 3);
+    assert_eq!(bench.store.reserved(), reserved, "an exhausted version is not reserved from");
+}
+
+#[tokio::test]
+async fn many_that_seal_at_once_share_one_reservation() {
+    let bench = Bench::with_block(100).await;
+    bench.store.reservations.shut();
+    let mut sealing = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let keyring = Arc::clone(&bench.keyring);
+        sealing.spawn(async move { keyring.seal(V1, &place(), b"token").await.map(|_| ()) });
+    }
+    bench.store.reservations.someone_waits().await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    bench.store.reservations.release();
+    sealing.join_all().await.into_iter().for_each(Result::unwrap);
+    assert_eq!(bench.store.reserved(), 100);
 }
 
 #[tokio::test]
@@ -363,7 +396,7 @@ async fn many_that_open_at_once_load_the_key_once() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    bench.store.reads.release_one();
+    bench.store.reads.release();
     for opened in opening {
         assert_eq!(opened.await.unwrap().unwrap().expose(), b"token");
     }
@@ -391,7 +424,7 @@ async fn a_purge_that_overtakes_a_load_leaves_no_key() {
     let opening = bench.spawn_open(&sealed);
     bench.store.reads.someone_waits().await;
     assert_eq!(bench.keyring.destroy_tenant(&tenant()).await.unwrap(), 1);
-    bench.store.reads.release_one();
+    bench.store.reads.release();
     let refused = opening.await.unwrap();
     assert!(matches!(refused, Err(KeyringError::TenantGone)), "{refused:?}");
     assert_eq!(bench.open_keys(), 0);
@@ -408,7 +441,7 @@ async fn a_purge_that_overtakes_a_seal_stops_it() {
     assert_eq!(bench.open_keys(), 1);
     bench.keyring.destroy_tenant(&tenant()).await.unwrap();
     assert_eq!(bench.open_keys(), 0);
-    bench.store.reservations.release_one();
+    bench.store.reservations.release();
     let refused = sealing.await.unwrap();
     assert!(matches!(refused, Err(KeyringError::TenantGone)), "{refused:?}");
 }
@@ -450,7 +483,7 @@ async fn a_destroyed_version_is_forgotten_even_by_a_load_under_way() {
     let opening = bench.spawn_open(&sealed);
     bench.store.reads.someone_waits().await;
     bench.keyring.destroy_version(&tenant(), V1).await.unwrap();
-    bench.store.reads.release_one();
+    bench.store.reads.release();
     let refused = opening.await.unwrap();
     assert!(matches!(refused, Err(KeyringError::Destroyed(V1))), "{refused:?}");
     assert_eq!(bench.open_keys(), 0);
@@ -470,7 +503,7 @@ async fn what_was_forgotten_is_loaded_again() {
     let opening = bench.spawn_open(&sealed);
     bench.store.reads.someone_waits().await;
     bench.keyring.forget(&tenant());
-    bench.store.reads.release_one();
+    bench.store.reads.release();
     assert_eq!(opening.await.unwrap().unwrap().expose(), b"token");
     assert_eq!(bench.reads() - before, 2);
 }
