@@ -243,3 +243,280 @@ impl<'a> Unchecked<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::super::spec::{ProviderSpec, TenantRule};
+    use super::super::testing::{Reply, RsaKey, Server, post_client, provider, ready, tenant};
+    use super::super::{Client, RawAnswer, Verdict, classify};
+    use super::*;
+    use crate::clock::{Clock as _, ShiftedClock};
+    use crate::domain::profile::Profile;
+
+    struct Fixture {
+        rsa: RsaKey,
+        server: Server,
+        clock: Arc<ShiftedClock>,
+        client: Arc<Client>,
+    }
+
+    impl Fixture {
+        async fn new() -> Self {
+            Self::with(|_| ()).await
+        }
+
+        async fn with(change: impl FnOnce(&mut ProviderSpec)) -> Self {
+            let rsa = RsaKey::generate();
+            let server = Server::start(Reply::keys(&[rsa.published("k1")])).await;
+            let clock = Arc::new(ShiftedClock::new());
+            let mut spec = provider(&server.base);
+            change(&mut spec);
+            let client = ready(spec, post_client(), clock.clone());
+            Self { rsa, server, clock, client }
+        }
+
+        /// The claims of a good token, changed.
+        fn claims(&self, changes: &Value) -> Value {
+            let now = self.clock.now().unix_seconds();
+            let mut claims = json!({
+                "iss": format!("{}/t1/v2.0", self.server.base), "aud": "api://vault", "tid": "t1",
+                "oid": "user-1", "sub": "pairwise", "iat": now, "nbf": now, "exp": now + 3600,
+            });
+            for (name, value) in changes.as_object().unwrap() {
+                if value.is_null() {
+                    claims.as_object_mut().unwrap().remove(name);
+                } else {
+                    claims[name] = value.clone();
+                }
+            }
+            claims
+        }
+
+        async fn verify_claims(&self, changes: &Value) -> Result<VerifiedUser, AssertionError> {
+            self.verify(self.rsa.token(Some("k1"), &self.claims(changes))).await
+        }
+
+        async fn verify(&self, token: String) -> Result<VerifiedUser, AssertionError> {
+            self.client.verify_assertion(&UnverifiedAssertion::new(token)).await
+        }
+
+        fn answer(&self, tokens: &Value) -> TokenAnswer {
+            let answer = RawAnswer::new(200, None, tokens.to_string().into_bytes());
+            match classify(&Profile::strict(), &answer) {
+                Verdict::Tokens(tokens) => tokens,
+                Verdict::Refused(refusal) => panic!("{refusal:?}"),
+            }
+        }
+    }
+
+    fn user(subject: &str) -> (TenantId, SubjectId) {
+        (tenant(), SubjectId::new(subject).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_good_token_tells_its_user() {
+        let fixture = Fixture::new().await;
+        let verified = fixture.verify_claims(&json!({})).await.unwrap();
+        assert_eq!((verified.tenant, verified.subject), user("user-1"));
+        let seconds = verified.expires_at.unwrap().unix_seconds();
+        assert!(seconds > fixture.clock.now().unix_seconds());
+    }
+
+    #[tokio::test]
+    async fn the_first_usable_claim_names_the_subject() {
+        let fixture = Fixture::new().await;
+        for (changes, subject) in [
+            (json!({ "oid": null }), "pairwise"),
+            (json!({ "oid": "" }), "pairwise"),
+            (json!({ "oid": 7 }), "pairwise"),
+            (json!({ "oid": "a b" }), "pairwise"),
+            (json!({ "sub": null }), "user-1"),
+            (json!({ "aud": ["x", "vault"] }), "user-1"),
+            (json!({ "nbf": null }), "user-1"),
+        ] {
+            let verified = fixture.verify_claims(&changes).await.unwrap();
+            assert_eq!((verified.tenant, verified.subject), user(subject), "{changes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_for_something_else_is_rejected() {
+        let fixture = Fixture::new().await;
+        let later = fixture.clock.now().unix_seconds() + 120;
+        for changes in [
+            json!({ "iss": "https://evil.example/t1/v2.0" }),
+            json!({ "iss": null }),
+            json!({ "iss": format!("{}/t2/v2.0", fixture.server.base) }),
+            json!({ "tid": "t2" }),
+            json!({ "tid": null }),
+            json!({ "tid": "../t1" }),
+            json!({ "tid": 7 }),
+            json!({ "aud": "api://other" }),
+            json!({ "aud": "api://vault/" }),
+            json!({ "aud": [] }),
+            json!({ "aud": null }),
+            json!({ "exp": null }),
+            json!({ "exp": "tomorrow" }),
+            json!({ "nbf": later }),
+            json!({ "nbf": "tomorrow" }),
+            json!({ "oid": null, "sub": null }),
+        ] {
+            let outcome = fixture.verify_claims(&changes).await;
+            assert!(matches!(outcome, Err(AssertionError::Rejected(_))), "{changes}: {outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_vaults_clock_says_when_a_token_has_expired() {
+        let fixture = Fixture::new().await;
+        let token = fixture.rsa.token(Some("k1"), &fixture.claims(&json!({})));
+        fixture.clock.advance(Duration::from_secs(3600 + 50));
+        assert!(fixture.verify(token.clone()).await.is_ok(), "within the leeway");
+        fixture.clock.advance(Duration::from_secs(20));
+        assert_eq!(fixture.verify(token).await, Err(AssertionError::Expired));
+    }
+
+    #[tokio::test]
+    async fn a_forged_signature_is_rejected_and_never_called_expired() {
+        let fixture = Fixture::new().await;
+        let stranger = RsaKey::generate();
+        let expired = fixture.claims(&json!({ "exp": 1 }));
+        let good = fixture.rsa.token(Some("k1"), &fixture.claims(&json!({})));
+        let (message, signature) = good.rsplit_once('.').unwrap();
+        let (header, _) = message.split_once('.').unwrap();
+        let other = URL_SAFE_NO_PAD.encode(fixture.claims(&json!({ "oid": "admin" })).to_string());
+        for forged in [
+            stranger.token(Some("k1"), &fixture.claims(&json!({}))),
+            stranger.token(Some("k1"), &expired),
+            stranger.token(None, &fixture.claims(&json!({}))),
+            stranger.token(Some("k2"), &fixture.claims(&json!({}))),
+            format!("{header}.{other}.{signature}"),
+            format!("{message}."),
+            format!("{message}.AAAA"),
+        ] {
+            let outcome = fixture.verify(forged).await;
+            assert!(matches!(outcome, Err(AssertionError::Rejected(_))), "{outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_algorithm_without_a_public_key_is_rejected() {
+        let fixture = Fixture::new().await;
+        let claims = fixture.claims(&json!({}));
+        let payload = URL_SAFE_NO_PAD.encode(claims.to_string());
+        for header in [
+            json!({ "alg": "none", "kid": "k1" }),
+            json!({ "alg": "HS256", "kid": "k1" }),
+            json!({ "alg": "RS257", "kid": "k1" }),
+            json!({ "kid": "k1" }),
+            json!({ "alg": "RS256", "kid": "k1", "crit": ["b64"] }),
+        ] {
+            let header = URL_SAFE_NO_PAD.encode(header.to_string());
+            let outcome = fixture.verify(format!("{header}.{payload}.AAAA")).await;
+            assert!(matches!(outcome, Err(AssertionError::Rejected(_))), "{outcome:?}");
+        }
+        // The public key taken for a shared secret: the classic confusion.
+        let secret = jsonwebtoken::EncodingKey::from_secret(fixture.rsa.jwk_modulus().as_bytes());
+        let mut header = jsonwebtoken::Header::new(Algorithm::HS256);
+        header.kid = Some("k1".into());
+        let token = jsonwebtoken::encode(&header, &claims, &secret).unwrap();
+        assert!(matches!(fixture.verify(token).await, Err(AssertionError::Rejected(_))));
+        assert_eq!(fixture.server.requests().len(), 0, "no key was needed to say so");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_jwt_is_malformed() {
+        let fixture = Fixture::new().await;
+        let good = fixture.rsa.token(Some("k1"), &fixture.claims(&json!({})));
+        let array = URL_SAFE_NO_PAD.encode("[]");
+        for bad in [
+            String::new(),
+            "opaque".into(),
+            "a.b".into(),
+            "a.b.c".into(),
+            format!("{good}.x.y"),
+            format!("{array}.{array}.x"),
+            format!(" {good}"),
+            format!("{good}{}", "A".repeat(MOST_BYTES)),
+        ] {
+            assert_eq!(fixture.verify(bad.clone()).await, Err(AssertionError::Malformed), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_cannot_be_checked_without_keys() {
+        let fixture = Fixture::new().await;
+        fixture.server.reply(Reply::full("500 No", "", ""));
+        let outcome = fixture.verify_claims(&json!({})).await;
+        assert_eq!(outcome, Err(AssertionError::KeysUnavailable("HTTP status 500".into())));
+    }
+
+    #[tokio::test]
+    async fn a_provider_may_serve_one_tenant() {
+        let fixture = Fixture::with(|spec| spec.tenant = TenantRule::Fixed(tenant())).await;
+        let verified = fixture.verify_claims(&json!({ "tid": "t2" })).await.unwrap();
+        assert_eq!((verified.tenant, verified.subject), user("user-1"));
+    }
+
+    #[tokio::test]
+    async fn a_key_for_one_issuer_does_not_sign_for_another() {
+        let fixture = Fixture::new().await;
+        let mut key = fixture.rsa.published("k1");
+        key["issuer"] = format!("{}/{{tenantid}}/v2.0", fixture.server.base).into();
+        fixture.server.reply(Reply::keys(&[key.clone()]));
+        assert!(fixture.verify_claims(&json!({})).await.is_ok());
+        key["issuer"] = format!("{}/t2/v2.0", fixture.server.base).into();
+        fixture.server.reply(Reply::keys(&[key]));
+        fixture.clock.advance(Duration::from_secs(601));
+        let outcome = fixture.verify_claims(&json!({})).await;
+        assert_eq!(outcome, Err(AssertionError::Rejected("its key is for another issuer".into())));
+    }
+
+    #[tokio::test]
+    async fn an_answer_tells_its_user_by_its_id_token() {
+        let fixture = Fixture::new().await;
+        let id_token = |changes: &Value| {
+            let mut claims = fixture.claims(&json!({ "aud": "client 1" }));
+            claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            fixture.rsa.token(Some("k1"), &claims)
+        };
+        let other = fixture.rsa.token(Some("k1"), &fixture.claims(&json!({ "oid": "user-2" })));
+        let good = fixture.answer(&json!({ "access_token": other, "id_token": id_token(&json!({})) }));
+        let found = fixture.client.identify(&good, &tenant()).await.unwrap();
+        assert_eq!((found.tenant, found.subject), user("user-1"));
+
+        for changes in [
+            json!({ "aud": "client 2" }),
+            json!({ "aud": ["client 1", "client 2"], "azp": "client 2" }),
+            json!({ "exp": 1 }),
+            json!({ "tid": "t2", "iss": format!("{}/t2/v2.0", fixture.server.base) }),
+        ] {
+            let answer = fixture.answer(&json!({ "access_token": other, "id_token": id_token(&changes) }));
+            let outcome = fixture.client.identify(&answer, &tenant()).await;
+            assert!(matches!(outcome, Err(IdentityError::Unproven(_))), "{changes}: {outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_id_token_may_tell_by_its_access_token() {
+        let fixture = Fixture::new().await;
+        let token =
+            fixture.rsa.token(Some("k1"), &fixture.claims(&json!({ "aud": "https://graph.example" })));
+        let found =
+            fixture.client.identify(&fixture.answer(&json!({ "access_token": token })), &tenant()).await;
+        assert_eq!(found.map(|u| u.subject), Ok(user("user-1").1));
+
+        for tokens in [json!({ "access_token": "opaque" }), json!({ "refresh_token": "r" })] {
+            let outcome = fixture.client.identify(&fixture.answer(&tokens), &tenant()).await;
+            assert!(matches!(outcome, Err(IdentityError::Unproven(_))), "{outcome:?}");
+        }
+        let stranger = RsaKey::generate().token(Some("k1"), &fixture.claims(&json!({})));
+        let outcome =
+            fixture.client.identify(&fixture.answer(&json!({ "access_token": stranger })), &tenant()).await;
+        assert!(matches!(outcome, Err(IdentityError::Unproven(_))), "{outcome:?}");
+    }
+}

@@ -165,3 +165,120 @@ fn read_key(value: &Value) -> Option<PublishedKey> {
     let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| for_signing && public)?;
     Some(PublishedKey { key_id: text("kid"), algorithm: text("alg"), key, issuer: text("issuer") })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{Reply, RsaKey, Server};
+    use super::*;
+    use crate::clock::ShiftedClock;
+
+    struct Fixture {
+        server: Server,
+        clock: Arc<ShiftedClock>,
+        keys: PublishedKeys,
+        http: Http,
+    }
+
+    impl Fixture {
+        async fn new(reply: Reply) -> Self {
+            let clock = Arc::new(ShiftedClock::new());
+            let keys = PublishedKeys::new(clock.clone());
+            Self { server: Server::start(reply).await, clock, keys, http: Http::new(None, false).unwrap() }
+        }
+
+        async fn find(&self, key_id: Option<&str>) -> Result<usize, String> {
+            let uri = format!("{}/keys", self.server.base);
+            let found = self.keys.find(&self.http, &uri, key_id, Algorithm::RS256).await;
+            found.map(|keys| keys.len())
+        }
+
+        fn fetches(&self) -> usize {
+            self.server.requests().len()
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_are_fetched_once_in_ten_minutes() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1"), rsa.published("k2")])).await;
+        let asked = (0..20).map(|_| fixture.find(Some("k1")));
+        for found in futures_util::future::join_all(asked).await {
+            assert_eq!(found, Ok(1));
+        }
+        assert_eq!(fixture.find(None).await, Ok(2), "without a key id all that fit");
+        assert_eq!(fixture.fetches(), 1);
+        fixture.clock.advance(Duration::from_secs(601));
+        assert_eq!(fixture.find(Some("k1")).await, Ok(1));
+        assert_eq!(fixture.fetches(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_is_looked_for_but_not_at_every_call() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1")])).await;
+        assert_eq!(fixture.find(Some("k1")).await, Ok(1));
+        for _ in 0..5 {
+            assert_eq!(fixture.find(Some("k2")).await, Ok(0));
+        }
+        assert_eq!(fixture.fetches(), 1, "the keys are younger than 10 seconds");
+        fixture.server.reply(Reply::keys(&[rsa.published("k2")]));
+        fixture.clock.advance(Duration::from_secs(11));
+        assert_eq!(fixture.find(Some("k2")).await, Ok(1), "the provider has rotated its keys");
+        assert_eq!(fixture.find(Some("k1")).await, Ok(0));
+        assert_eq!(fixture.fetches(), 2);
+    }
+
+    #[tokio::test]
+    async fn old_keys_serve_on_for_a_day_while_new_ones_cannot_be_had() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1")])).await;
+        assert_eq!(fixture.find(Some("k1")).await, Ok(1));
+        for broken in [
+            Reply::full("500 No", "", ""),
+            Reply::full("200 OK", "", "<html>"),
+            Reply::Close(String::new()),
+            Reply::full("302 There", "location: /other\r\n", ""),
+        ] {
+            fixture.server.reply(broken);
+            fixture.clock.advance(Duration::from_secs(3600));
+            assert_eq!(fixture.find(Some("k1")).await, Ok(1));
+        }
+        assert_eq!(fixture.fetches(), 5);
+        fixture.server.reply(Reply::full("500 No", "", ""));
+        fixture.clock.advance(Duration::from_secs(21 * 3600));
+        assert_eq!(fixture.find(Some("k1")).await, Err("HTTP status 500".into()));
+    }
+
+    #[tokio::test]
+    async fn without_any_keys_a_provider_is_not_hammered() {
+        let fixture = Fixture::new(Reply::full("500 No", "", "")).await;
+        for _ in 0..5 {
+            assert_eq!(fixture.find(Some("k1")).await, Err("HTTP status 500".into()));
+        }
+        assert_eq!(fixture.fetches(), 1);
+    }
+
+    #[test]
+    fn keys_that_sign_no_tokens_are_left_out() {
+        let rsa = RsaKey::generate().published("k1");
+        let mut encrypting = rsa.clone();
+        encrypting["use"] = "enc".into();
+        let shared = json!({ "kty": "oct", "k": "aGVsbG8", "kid": "k1" });
+        let unknown = json!({ "kty": "moon", "kid": "k1" });
+        let set = json!({ "keys": [encrypting, shared, unknown, 7, rsa] }).to_string();
+        assert_eq!(read(set.as_bytes()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_key_is_used_with_its_own_algorithm_only() {
+        let mut jwk = RsaKey::generate().published("k1");
+        jwk["alg"] = "RS256".into();
+        let key = read_key(&jwk).unwrap();
+        assert!(key.fits(Some("k1"), Algorithm::RS256));
+        assert!(!key.fits(Some("k1"), Algorithm::PS256));
+        assert!(!key.fits(Some("k1"), Algorithm::ES256));
+        assert!(!key.fits(Some("k2"), Algorithm::RS256));
+    }
+}

@@ -283,3 +283,259 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use tokio::net::TcpListener;
+
+    use super::super::testing::{Reply, Server, client, post_client, provider, ready, tenant};
+    use super::super::{Client, ClientAuth, Exchange, Proof};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::domain::scope::Target;
+    use crate::secret::{ClientSecret, RefreshToken};
+
+    /// Longer than any of these tests takes.
+    const AMPLE: Duration = Duration::from_secs(60);
+    /// Short, for those that wait for it.
+    const SHORT: Duration = Duration::from_millis(300);
+
+    fn client_at(base: &str) -> Arc<Client> {
+        ready(provider(base), post_client(), SystemClock::shared())
+    }
+
+    async fn send(client: &Client, in_time: bool, limit: Duration) -> SendOutcome {
+        let token = RefreshToken::new("hunter2".into());
+        let target = Target::default();
+        let proof = Proof { now: Timestamp(0), send_by: Timestamp(0), jti: "j".into() };
+        let exchange = Exchange::Refresh { token: &token, target: &target };
+        let prepared = client.prepare(&tenant(), exchange, proof).unwrap();
+        let outcome = client.send(prepared, || in_time, limit).await;
+        assert!(!format!("{outcome:?}").contains("hunter2"), "{outcome:?}");
+        outcome
+    }
+
+    #[track_caller]
+    fn assert_interrupted(outcome: SendOutcome) -> String {
+        let SendOutcome::Interrupted { detail } = outcome else { panic!("{outcome:?}") };
+        detail
+    }
+
+    #[track_caller]
+    fn assert_not_sent(outcome: SendOutcome) -> String {
+        let SendOutcome::NotSent { detail } = outcome else { panic!("{outcome:?}") };
+        detail
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_back_whole() {
+        let server = Server::start(Reply::full("429 Slow", "Retry-After: 7\r\n", "body")).await;
+        let SendOutcome::Answered(answer) = send(&client_at(&server.base), true, AMPLE).await else {
+            panic!()
+        };
+        assert_eq!((answer.status(), answer.retry_after()), (429, Some(Duration::from_secs(7))));
+        assert_eq!(*answer.text(), "body");
+    }
+
+    #[tokio::test]
+    async fn a_request_has_the_headers_of_the_token_endpoint() {
+        let server = Server::start(Reply::full("200 OK", "", "{}")).await;
+        let basic = client(ClientAuth::SecretBasic(ClientSecret::new("s".into())));
+        let client = ready(provider(&server.base), basic, SystemClock::shared());
+        send(&client, true, AMPLE).await;
+        let requests = server.requests();
+        let (head, body) = requests[0].split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("POST /t1/token HTTP/1.1\r\n"), "{head}");
+        let header = |name: &str| {
+            let line = head.lines().find(|l| l.to_ascii_lowercase().starts_with(&format!("{name}:")));
+            line.map(|l| l.split_once(':').unwrap().1.trim().to_owned())
+        };
+        assert_eq!(header("content-type").as_deref(), Some("application/x-www-form-urlencoded"));
+        assert_eq!(header("accept").as_deref(), Some("application/json"));
+        assert_eq!(header("return-client-request-id").as_deref(), Some("true"));
+        assert!(uuid::Uuid::parse_str(&header("client-request-id").unwrap()).is_ok());
+        assert_eq!(header("authorization").as_deref(), Some("Basic Y2xpZW50KzE6cw=="));
+        assert_eq!(body, "client_id=client+1&grant_type=refresh_token&client_info=1&refresh_token=hunter2");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_proven_unsent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let detail = assert_not_sent(send(&client_at(&base), true, AMPLE).await);
+        assert!(!detail.contains(&base), "the address is for the configuration: {detail}");
+    }
+
+    #[tokio::test]
+    async fn too_late_nothing_is_written() {
+        let server = Server::start(Reply::full("200 OK", "", "{}")).await;
+        let detail = assert_not_sent(send(&client_at(&server.base), false, AMPLE).await);
+        assert!(detail.contains("too late to send"), "{detail}");
+        assert_eq!((server.bytes(), server.requests().len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_connection_closed_without_an_answer_is_a_doubt_and_not_repeated() {
+        let server = Server::start(Reply::Close(String::new())).await;
+        assert_interrupted(send(&client_at(&server.base), true, AMPLE).await);
+        assert_eq!((server.connections(), server.requests().len()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn half_an_answer_is_a_doubt() {
+        for half in [
+            "HTTP/1.1 200 OK\r\ncontent-le",
+            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"refresh_token\":\"hunter2\"",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7\r\nhunter2\r\n",
+            "nonsense hunter2\r\n\r\n",
+        ] {
+            let server = Server::start(Reply::Close(half.into())).await;
+            assert_interrupted(send(&client_at(&server.base), true, AMPLE).await);
+            assert_eq!(server.requests().len(), 1, "{half}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_is_a_doubt_at_the_limit() {
+        for start in ["", "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"] {
+            let server = Server::start(Reply::Hang(start.into())).await;
+            let detail = assert_interrupted(send(&client_at(&server.base), true, SHORT).await);
+            assert_eq!(detail, "no answer within the limit");
+            assert_eq!(server.requests().len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_a_doubt() {
+        let announced = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MOST_BYTES + 1);
+        let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MOST_BYTES + 1));
+        for reply in [announced, endless] {
+            let server = Server::start(Reply::Hang(reply)).await;
+            assert_eq!(
+                assert_interrupted(send(&client_at(&server.base), true, AMPLE).await),
+                "answer too long"
+            );
+        }
+        let most = Server::start(Reply::full("200 OK", "", &"x".repeat(MOST_BYTES))).await;
+        let SendOutcome::Answered(answer) = send(&client_at(&most.base), true, AMPLE).await else { panic!() };
+        assert_eq!(answer.text().len(), MOST_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_and_not_followed() {
+        let elsewhere = Server::start(Reply::full("200 OK", "", "{}")).await;
+        for status in ["301", "302", "303", "307", "308"] {
+            let location = format!("location: {}/t1/token\r\n", elsewhere.base);
+            let server = Server::start(Reply::full(&format!("{status} Elsewhere"), &location, "")).await;
+            let SendOutcome::Answered(answer) = send(&client_at(&server.base), true, AMPLE).await else {
+                panic!()
+            };
+            assert_eq!(answer.status().to_string(), status);
+            assert_eq!(server.requests().len(), 1);
+        }
+        assert_eq!(elsewhere.connections(), 0);
+    }
+
+    #[tokio::test]
+    async fn every_request_has_a_connection_of_its_own() {
+        let server = Server::start(Reply::full("200 OK", "", "{}")).await;
+        let client = client_at(&server.base);
+        for sent in 1..=3 {
+            assert!(matches!(send(&client, true, AMPLE).await, SendOutcome::Answered(_)));
+            assert_eq!((server.connections(), server.requests().len()), (sent, sent));
+        }
+    }
+
+    /// Runs the test above in a process whose environment names a proxy that
+    /// is not there.
+    #[test]
+    fn proxies_of_the_environment_are_not_asked() {
+        let me = std::env::current_exe().unwrap();
+        let mut child = std::process::Command::new(me);
+        for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            child.env(name, "http://127.0.0.1:9");
+        }
+        child.env_remove("no_proxy").env_remove("NO_PROXY");
+        let ran = child.args(["--exact", "idp::send::tests::an_answer_comes_back_whole"]).output().unwrap();
+        let printed = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && printed.contains("1 passed"), "{printed}");
+    }
+
+    #[tokio::test]
+    async fn a_revocation_is_asked_for_once() {
+        let server = Server::start(Reply::full("200 OK", "", "")).await;
+        let client = client_at(&server.base);
+        let token = RefreshToken::new("r t".into());
+        assert!(client.revoke(&tenant(), &token).await);
+        let requests = server.requests();
+        assert!(requests[0].starts_with("POST /t1/revoke "), "{}", requests[0]);
+        assert!(requests[0].ends_with("client_secret=s3cr%26t&token=r+t&token_type_hint=refresh_token"));
+        server.reply(Reply::full("503 No", "", ""));
+        assert!(!client.revoke(&tenant(), &token).await);
+        assert_eq!(server.requests().len(), 2);
+
+        let mut without = provider(&server.base);
+        without.revocation_endpoint = None;
+        let client = ready(without, post_client(), SystemClock::shared());
+        assert!(!client.revoke(&tenant(), &token).await);
+        assert_eq!(server.requests().len(), 2);
+    }
+
+    #[cfg(feature = "demo")]
+    #[tokio::test]
+    async fn a_failed_tls_handshake_is_proven_unsent() {
+        let key = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        // Both read the client's first bytes as the start of a plain request
+        // that never ends; one waits for more, one is gone at once.
+        let silent = Server::start(Reply::Hang(String::new())).await;
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gone_at = format!("https://{}", gone.local_addr().unwrap());
+        let closing = tokio::spawn(async move { while gone.accept().await.is_ok() {} });
+        for (base, limit) in [(silent.base.replace("http:", "https:"), SHORT), (gone_at, AMPLE)] {
+            let mut spec = provider(&base);
+            spec.ca_file_pem = Some(key.cert.pem().into_bytes());
+            let client = ready(spec, post_client(), SystemClock::shared());
+            assert_not_sent(send(&client, true, limit).await);
+        }
+        closing.abort();
+    }
+
+    #[test]
+    fn an_empty_ca_file_is_a_fault() {
+        for pem in ["", "nonsense"] {
+            assert!(Http::new(Some(pem.as_bytes()), true).is_err());
+        }
+    }
+
+    #[test]
+    fn a_wait_is_in_seconds_or_until_a_date() {
+        let now = Timestamp(784_111_777_000);
+        for (value, seconds) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("999999", Some(3600)),
+            ("99999999999999999999999999", Some(3600)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10)),
+            ("Sun, 06 Nov 1994 08:49:27 GMT", Some(0)),
+            ("Mon, 06 Nov 2094 08:49:37 GMT", None),
+            ("Sat, 06 Nov 2094 08:49:37 GMT", Some(3600)),
+            ("", None),
+            ("soon", None),
+            ("-1", None),
+            ("1.5", None),
+        ] {
+            assert_eq!(retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_wait_is_within_bounds(value in ".*", now: i64) {
+            prop_assert!(retry_after(&value, Timestamp(now)).unwrap_or_default() <= LONGEST_RETRY_AFTER);
+        }
+    }
+}

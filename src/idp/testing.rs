@@ -85,6 +85,11 @@ impl RsaKey {
         Jwk::from_encoding_key(&self.encoding_key(), Algorithm::RS256).unwrap()
     }
 
+    /// The part of the public key that everybody knows.
+    pub(super) fn jwk_modulus(&self) -> String {
+        self.published("k")["n"].as_str().unwrap().to_owned()
+    }
+
     /// The key as a key set has it.
     pub(super) fn published(&self, key_id: &str) -> Value {
         let mut jwk = serde_json::to_value(self.jwk()).unwrap();
