@@ -12,7 +12,7 @@
 //! - `spec`: what the configuration says, and the checks on it;
 //! - `wire`: the request: its fields, their order, the claims;
 //! - `proof`: how a client proves itself;
-//! - `send`: one POST and no more;
+//! - `send`: one POST and no more; `gate`: the last look before its first byte;
 //! - `answer`: the raw answer, and reading tokens out of it;
 //! - `classify`: what an answer proves;
 //! - `keys`: the provider's published keys;
@@ -21,6 +21,7 @@
 mod answer;
 mod assertion;
 mod classify;
+mod gate;
 mod keys;
 mod proof;
 mod send;
@@ -287,5 +288,71 @@ impl fmt::Debug for Client {
             .field("provider", &self.provider.spec.name)
             .field("credentials", &self.credentials)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{client, post_client, provider, ready, tenant};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::entropy::OsEntropy;
+    use crate::secret::ClientSecret;
+
+    fn new(providers: Vec<ProviderSpec>, clients: Vec<ClientSpec>) -> Result<Idp, IdpConfigError> {
+        Idp::new(providers, clients, SystemClock::shared(), OsEntropy::shared())
+    }
+
+    #[test]
+    fn faults_of_addresses_certificates_and_keys_are_named_together() {
+        let mut spec = provider("http://login.example");
+        spec.ca_file_pem = Some(b"hunter2".to_vec());
+        let empty = client(ClientAuth::SecretPost(ClientSecret::new(String::new())));
+        let key_pem = ClientSecret::new("hunter2".into());
+        let alg = SigningAlg::Ps256;
+        let auth = ClientAuth::PrivateKeyJwt { key_pem, alg, key_id: None, certificate_pem: None };
+        let other = ClientSpec { id: ClientId::new("other").unwrap(), ..client(auth) };
+        let error = new(vec![spec], vec![empty, other]).unwrap_err();
+        let text = error.to_string();
+        for part in [
+            "provider \"p\": token_endpoint must be https",
+            "provider \"p\": revocation_endpoint must be https",
+            "provider \"p\": jwks_uri must be https",
+            "provider \"p\": its CA file holds no certificate",
+            "client \"mail\": its secret is empty",
+            "client \"other\": its private key is not one for PS256",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert_eq!(error.0.len(), 6, "{text}");
+        assert!(!text.contains("hunter2"));
+    }
+
+    #[test]
+    fn clients_are_found_by_name() {
+        let second = ClientSpec { id: ClientId::new("files").unwrap(), ..post_client() };
+        let idp = new(vec![provider("https://login.example")], vec![post_client(), second]).unwrap();
+        assert_eq!(idp.clients().map(|c| c.id().as_str()).collect::<Vec<_>>(), ["files", "mail"]);
+        let mail = idp.client(&ClientId::new("mail").unwrap()).unwrap();
+        assert_eq!(mail.provider_name(), "p");
+        assert_eq!(mail.issuer(&tenant()).as_str(), "https://login.example/t1/v2.0");
+        assert!(idp.client(&ClientId::new("mai").unwrap()).is_none());
+        assert!(!format!("{idp:?}").contains("s3cr"));
+    }
+
+    /// The exchange has to run in a task of its own.
+    #[tokio::test]
+    async fn an_exchange_can_outlive_its_caller() {
+        let client = ready(provider("http://127.0.0.1:1"), post_client(), SystemClock::shared());
+        let outcome = tokio::spawn(async move {
+            let token = RefreshToken::new("r".into());
+            let target = crate::domain::scope::Target::default();
+            let now = client.clock.now();
+            let proof = Proof { now, send_by: now, jti: "j".into() };
+            let prepared =
+                client.prepare(&tenant(), Exchange::Refresh { token: &token, target: &target }, proof)?;
+            Ok::<_, PrepareError>(client.send(prepared, || false, REVOCATION_LIMIT).await)
+        });
+        assert!(matches!(outcome.await.unwrap().unwrap(), SendOutcome::NotSent { .. }));
     }
 }

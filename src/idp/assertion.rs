@@ -251,16 +251,16 @@ mod tests {
     use serde_json::json;
 
     use super::super::spec::{ProviderSpec, TenantRule};
-    use super::super::testing::{Reply, RsaKey, Server, post_client, provider, ready, tenant};
+    use super::super::testing::{Reply, RsaKey, Server, StillClock, post_client, provider, ready, tenant};
     use super::super::{Client, RawAnswer, Verdict, classify};
     use super::*;
-    use crate::clock::{Clock as _, ShiftedClock};
+    use crate::clock::Clock as _;
     use crate::domain::profile::Profile;
 
     struct Fixture {
         rsa: RsaKey,
         server: Server,
-        clock: Arc<ShiftedClock>,
+        clock: Arc<StillClock>,
         client: Arc<Client>,
     }
 
@@ -272,7 +272,7 @@ mod tests {
         async fn with(change: impl FnOnce(&mut ProviderSpec)) -> Self {
             let rsa = RsaKey::generate();
             let server = Server::start(Reply::keys(&[rsa.published("k1")])).await;
-            let clock = Arc::new(ShiftedClock::new());
+            let clock = Arc::new(StillClock::new());
             let mut spec = provider(&server.base);
             change(&mut spec);
             let client = ready(spec, post_client(), clock.clone());

@@ -1,4 +1,4 @@
-//! What an answer proves: the table of docs/ARCHITECTURE.md as a pure
+//! What an answer proves about the refresh token that was sent, as a pure
 //! function of the provider's profile, the HTTP status, `error` and
 //! `suberror`.
 //!

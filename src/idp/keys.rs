@@ -170,20 +170,19 @@ fn read_key(value: &Value) -> Option<PublishedKey> {
 mod tests {
     use serde_json::json;
 
-    use super::super::testing::{Reply, RsaKey, Server};
+    use super::super::testing::{Reply, RsaKey, Server, StillClock};
     use super::*;
-    use crate::clock::ShiftedClock;
 
     struct Fixture {
         server: Server,
-        clock: Arc<ShiftedClock>,
+        clock: Arc<StillClock>,
         keys: PublishedKeys,
         http: Http,
     }
 
     impl Fixture {
         async fn new(reply: Reply) -> Self {
-            let clock = Arc::new(ShiftedClock::new());
+            let clock = Arc::new(StillClock::new());
             let keys = PublishedKeys::new(clock.clone());
             Self { server: Server::start(reply).await, clock, keys, http: Http::new(None, false).unwrap() }
         }

@@ -3,25 +3,22 @@
 //! The difference that counts is between "no byte of the request was written"
 //! and everything else. It is not guessed from the kind of error: each request
 //! opens a connection of its own, and when that connection stands a gate asks
-//! whether there is still time. Before the gate nothing can have been sent;
-//! after it anything may have been. The gate opens once per request, so a
-//! second connection, which could only be a repetition, never comes about.
+//! (see `gate`) whether there is still time. Before the gate nothing can have
+//! been sent; after it anything may have been. The gate opens once per request,
+//! so a second connection, which could only be a repetition, never comes about.
 
 use std::error::Error as _;
-use std::fmt;
-use std::future::Future;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, RequestBuilder, Response, redirect, retry};
-use tokio::sync::{mpsc, oneshot};
-use tower::{Layer, Service};
+use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::answer::RawAnswer;
+use super::gate::{self, GateLayer};
 use super::wire::Prepared;
 use crate::clock::{Clock, Timestamp};
 
@@ -113,8 +110,8 @@ impl Http {
 
         let mut still_in_time = Some(still_in_time);
         let mut passed = false;
-        let (gate, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<bool>>();
-        let mut exchange = pin!(tokio::time::timeout(limit, GATE.scope(gate, exchange(request, clock))));
+        let (keeper, mut asked) = mpsc::unbounded_channel();
+        let mut exchange = pin!(tokio::time::timeout(limit, gate::guard(keeper, exchange(request, clock))));
         let ended = loop {
             tokio::select! {
                 biased;
@@ -219,71 +216,6 @@ impl AsRef<[u8]> for WipedBytes {
     }
 }
 
-tokio::task_local! {
-    /// Where the connector asks whether the request may still go out. Without
-    /// one, as for keys, it may.
-    static GATE: mpsc::UnboundedSender<oneshot::Sender<bool>>;
-}
-
-/// The request came too late to its connection.
-#[derive(Debug)]
-struct TooLate;
-
-impl fmt::Display for TooLate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("too late to send")
-    }
-}
-
-impl std::error::Error for TooLate {}
-
-#[derive(Clone)]
-struct GateLayer;
-
-impl<S> Layer<S> for GateLayer {
-    type Service = Gate<S>;
-
-    fn layer(&self, connector: S) -> Gate<S> {
-        Gate(connector)
-    }
-}
-
-/// A connector that hands its connection out only if there is still time.
-#[derive(Clone)]
-struct Gate<S>(S);
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-impl<S, R> Service<R> for Gate<S>
-where
-    S: Service<R, Error = BoxError>,
-    S::Future: Send + 'static,
-    S::Response: Send,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, destination: R) -> Self::Future {
-        let connecting = self.0.call(destination);
-        Box::pin(async move {
-            let connection = connecting.await?;
-            if let Ok(gate) = GATE.try_with(Clone::clone) {
-                let (reply, answer) = oneshot::channel();
-                // Whoever does not answer does not say yes.
-                if gate.send(reply).is_err() || !answer.await.unwrap_or(false) {
-                    return Err(TooLate.into());
-                }
-            }
-            Ok(connection)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -300,8 +232,8 @@ mod tests {
 
     /// Longer than any of these tests takes.
     const AMPLE: Duration = Duration::from_secs(60);
-    /// Short, for those that wait for it.
-    const SHORT: Duration = Duration::from_millis(300);
+    /// Short, for those that wait for it; a connection on loopback stands by then.
+    const SHORT: Duration = Duration::from_secs(2);
 
     fn client_at(base: &str) -> Arc<Client> {
         ready(provider(base), post_client(), SystemClock::shared())
@@ -401,12 +333,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_hangs_is_a_doubt_at_the_limit() {
-        for start in ["", "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"] {
+        let hung = async |start: &str| {
             let server = Server::start(Reply::Hang(start.into())).await;
             let detail = assert_interrupted(send(&client_at(&server.base), true, SHORT).await);
             assert_eq!(detail, "no answer within the limit");
             assert_eq!(server.requests().len(), 1);
-        }
+        };
+        tokio::join!(hung(""), hung("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"));
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::spec::{Budget, ClientAuth, ClientSpec, ProviderSpec, TenantRule};
 use super::{Client, Idp};
-use crate::clock::SharedClock;
+use crate::clock::{Clock, Instant, SharedClock, SystemClock, Timestamp};
 use crate::domain::id::{ClientId, TenantId};
 use crate::domain::profile::Profile;
 use crate::entropy::OsEntropy;
@@ -61,6 +61,34 @@ pub(super) fn ready(provider: ProviderSpec, client: ClientSpec, clock: SharedClo
     let id = client.id.clone();
     let idp = Idp::new(vec![provider], vec![client], clock, OsEntropy::shared()).unwrap();
     Arc::clone(idp.client(&id).unwrap())
+}
+
+/// A clock that stands still until it is moved.
+pub(super) struct StillClock {
+    now: Timestamp,
+    instant: Instant,
+    moved: Mutex<Duration>,
+}
+
+impl StillClock {
+    pub(super) fn new() -> Self {
+        let system = SystemClock::new();
+        Self { now: system.now(), instant: system.instant(), moved: Mutex::default() }
+    }
+
+    pub(super) fn advance(&self, span: Duration) {
+        *self.moved.lock().unwrap() += span;
+    }
+}
+
+impl Clock for StillClock {
+    fn now(&self) -> Timestamp {
+        self.now.plus(*self.moved.lock().unwrap())
+    }
+
+    fn instant(&self) -> Instant {
+        self.instant.plus(*self.moved.lock().unwrap())
+    }
 }
 
 /// An RSA key pair.
