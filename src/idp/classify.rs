@@ -3,9 +3,9 @@
 //! `suberror`.
 //!
 //! The one dangerous mistake is to call a token unused, or dead, when it is
-//! not. So a grant ends only by the word `invalid_grant` in a 4xx answer, a
-//! token counts as unused only where the profile vouches for it, and all the
-//! rest is in doubt. Message texts and numbers decide nothing: providers
+//! not. So a grant ends only by the word `invalid_grant`, and not when a failing
+//! or throttling server says it; a token counts as unused only where the
+//! profile vouches for it; and all the rest is in doubt. Message texts and numbers decide nothing: providers
 //! change them.
 
 use std::time::Duration;
