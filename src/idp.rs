@@ -1,1 +1,358 @@
-//! To be written.
+//! Everything that talks to an identity provider: its token endpoint, its
+//! revocation endpoint and its published keys.
+//!
+//! Redeeming a refresh token cannot be undone, so the work is cut where it can
+//! be controlled: [`Client::prepare`] builds the whole request without I/O,
+//! [`Client::send`] makes one POST and says honestly what became of it, and
+//! [`Client::classify`] reads the answer once it is durable. None of them
+//! retries; that is for the caller's protocol to decide.
+//!
+//! In reading order:
+//!
+//! - `spec`: what the configuration says, and the checks on it;
+//! - `wire`: the request: its fields, their order, the claims;
+//! - `proof`: how a client proves itself;
+//! - `send`: one POST and no more; `gate`: the last look before its first byte;
+//! - `answer`: the raw answer, and reading tokens out of it;
+//! - `classify`: what an answer proves;
+//! - `keys`: the provider's published keys;
+//! - `assertion`: whose token is this.
+
+mod answer;
+mod assertion;
+mod classify;
+mod gate;
+mod keys;
+mod proof;
+mod send;
+mod spec;
+#[cfg(test)]
+mod testing;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::SharedClock;
+use crate::domain::id::{ClientId, Issuer, TenantId};
+use crate::domain::profile::Profile;
+use crate::entropy::{self, SharedEntropy};
+use crate::secret::{RefreshToken, UnverifiedAssertion};
+
+pub use answer::{RawAnswer, TokenAnswer};
+pub use assertion::{AssertionError, IdentityError, VerifiedUser};
+pub use classify::{Refusal, RefusalKind, Verdict, classify};
+pub use proof::Proof;
+pub use send::SendOutcome;
+pub use spec::{Budget, ClientAuth, ClientSpec, IdpConfigError, ProviderSpec, SigningAlg, TenantRule};
+pub use wire::{Exchange, PrepareError, Prepared};
+
+use keys::PublishedKeys;
+use proof::Credentials;
+use send::Http;
+
+/// How long a revocation may take; it is a courtesy and never blocks a purge.
+const REVOCATION_LIMIT: Duration = Duration::from_secs(5);
+
+/// The configured OAuth clients at their providers.
+#[derive(Debug)]
+pub struct Idp {
+    clients: BTreeMap<ClientId, Arc<Client>>,
+}
+
+impl Idp {
+    /// Checks the whole configuration and loads all credentials.
+    ///
+    /// # Errors
+    ///
+    /// Every fault there is, not only the first.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "handles are given, not lent; each client keeps its own"
+    )]
+    pub fn new(
+        providers: Vec<ProviderSpec>,
+        clients: Vec<ClientSpec>,
+        clock: SharedClock,
+        entropy: SharedEntropy,
+    ) -> Result<Self, IdpConfigError> {
+        let mut faults = spec::faults(&providers, &clients);
+        let mut by_name = BTreeMap::new();
+        for spec in providers {
+            match (Http::new(spec.ca_file_pem.as_deref(), spec.uses_tls()), Issuer::new(&spec.issuer)) {
+                (Err(fault), _) => faults.push(format!("provider {:?}: {fault}", spec.name)),
+                // `spec::faults` has named it.
+                (Ok(_), Err(_)) => {}
+                (Ok(http), Ok(issuer)) => {
+                    let keys = PublishedKeys::new(clock.clone());
+                    let name = spec.name.clone();
+                    by_name.insert(name, Arc::new(Provider { spec, issuer, http, keys }));
+                }
+            }
+        }
+        let mut by_id = BTreeMap::new();
+        for ClientSpec { id, provider, client_id, auth, declares_cp1 } in clients {
+            match (Credentials::load(auth, &client_id), by_name.get(&provider)) {
+                (Err(fault), _) => faults.push(format!("client {:?}: {fault}", id.as_str())),
+                // `spec::faults` has named a provider that is not there.
+                (Ok(_), None) => {}
+                (Ok(credentials), Some(provider)) => {
+                    let client = Client {
+                        id: id.clone(),
+                        client_id,
+                        credentials,
+                        declares_cp1,
+                        provider: Arc::clone(provider),
+                        clock: clock.clone(),
+                        entropy: entropy.clone(),
+                    };
+                    by_id.insert(id, Arc::new(client));
+                }
+            }
+        }
+        if faults.is_empty() { Ok(Self { clients: by_id }) } else { Err(IdpConfigError(faults)) }
+    }
+
+    /// The client of that name.
+    #[must_use]
+    pub fn client(&self, id: &ClientId) -> Option<&Arc<Client>> {
+        self.clients.get(id)
+    }
+
+    /// All clients, by name.
+    pub fn clients(&self) -> impl Iterator<Item = &Arc<Client>> {
+        self.clients.values()
+    }
+}
+
+/// A configured OAuth client at its provider.
+pub struct Client {
+    id: ClientId,
+    client_id: String,
+    credentials: Credentials,
+    declares_cp1: bool,
+    provider: Arc<Provider>,
+    clock: SharedClock,
+    entropy: SharedEntropy,
+}
+
+/// A provider with its connection and its keys; shared by its clients.
+struct Provider {
+    spec: ProviderSpec,
+    /// The issuer as configured, its placeholder in it.
+    issuer: Issuer,
+    http: Http,
+    keys: PublishedKeys,
+}
+
+impl Provider {
+    /// Who issues the tenant's tokens. The start tried the longest tenant's
+    /// name, so it is lawful for all; what else stands here no token has.
+    fn issuer(&self, tenant: &TenantId) -> Issuer {
+        Issuer::new(&spec::fill(self.issuer.as_str(), tenant)).unwrap_or_else(|_| self.issuer.clone())
+    }
+}
+
+impl Client {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn id(&self) -> &ClientId {
+        &self.id
+    }
+
+    /// How its provider behaves.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.provider.spec.profile
+    }
+
+    /// Its provider's name in the configuration.
+    #[must_use]
+    pub fn provider_name(&self) -> &str {
+        &self.provider.spec.name
+    }
+
+    /// What its provider can be asked for by the rotation job.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        self.provider.spec.budget
+    }
+
+    /// Who issues the tenant's tokens.
+    #[must_use]
+    pub fn issuer(&self, tenant: &TenantId) -> Issuer {
+        self.provider.issuer(tenant)
+    }
+
+    /// Whether a request of this client stops being valid at the provider by
+    /// itself, so that a late one does no harm.
+    #[must_use]
+    pub fn fences(&self) -> bool {
+        self.credentials.fences()
+    }
+
+    /// Builds the whole request. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// When the client's key does not sign, the claims are not JSON, or the
+    /// kernel gives no random bytes. Nothing is sent in any of these cases.
+    pub fn prepare(
+        &self,
+        tenant: &TenantId,
+        exchange: Exchange<'_>,
+        proof: Proof,
+    ) -> Result<Prepared, PrepareError> {
+        let endpoint = self.provider.spec.token_endpoint(tenant);
+        let proven =
+            self.credentials.prove(&self.client_id, &endpoint, proof, self.profile().assertion_tolerance)?;
+        let request_id = entropy::uuid(self.entropy.as_ref()).map_err(|_| PrepareError::NoEntropy)?;
+        wire::token_request(&endpoint, &self.client_id, self.declares_cp1, exchange, proven, request_id)
+    }
+
+    /// Makes one POST: no retry, no redirect, no proxy, and not more than
+    /// `limit` for all of it. `still_in_time` is asked when the connection
+    /// stands and no byte of the request is written; if it says no, none is.
+    ///
+    /// Run this in a task of its own: when the future is dropped the answer is
+    /// lost.
+    pub async fn send(
+        &self,
+        prepared: Prepared,
+        still_in_time: impl FnOnce() -> bool + Send,
+        limit: Duration,
+    ) -> SendOutcome {
+        self.provider.http.post(prepared, still_in_time, limit, self.clock.as_ref()).await
+    }
+
+    /// What an answer proves at this client's provider. Pure.
+    #[must_use]
+    pub fn classify(&self, answer: &RawAnswer) -> Verdict {
+        classify(self.profile(), answer)
+    }
+
+    /// Checks a user's access token and says whose it is.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a token, not from the provider, not meant for the vault,
+    /// not valid now, or the provider's keys cannot be had.
+    pub async fn verify_assertion(
+        &self,
+        assertion: &UnverifiedAssertion,
+    ) -> Result<VerifiedUser, AssertionError> {
+        assertion::verify(&self.provider, assertion, self.clock.now()).await
+    }
+
+    /// Says whose tokens an answer holds, by its ID token, or else by its
+    /// access token where that is one the vault can check.
+    ///
+    /// # Errors
+    ///
+    /// When neither proves a user of `expected_tenant`.
+    pub async fn identify(
+        &self,
+        answer: &TokenAnswer,
+        expected_tenant: &TenantId,
+    ) -> Result<VerifiedUser, IdentityError> {
+        assertion::identify(&self.provider, &self.client_id, answer, expected_tenant, self.clock.now()).await
+    }
+
+    /// Asks the provider to revoke a refresh token (RFC 7009), once and for
+    /// 5 seconds at most. True when the provider said yes.
+    pub async fn revoke(&self, tenant: &TenantId, token: &RefreshToken) -> bool {
+        let Some(endpoint) = self.provider.spec.revocation_endpoint(tenant) else { return false };
+        let Ok(request_id) = entropy::uuid(self.entropy.as_ref()) else { return false };
+        let now = self.clock.now();
+        let proof = Proof { now, send_by: now.plus(REVOCATION_LIMIT), jti: request_id.to_string() };
+        // RFC 7523 section 3 wants the token endpoint as the audience, here too.
+        let audience = self.provider.spec.token_endpoint(tenant);
+        let prepared = self
+            .credentials
+            .prove(&self.client_id, &audience, proof, self.profile().assertion_tolerance)
+            .and_then(|proven| {
+                wire::revocation_request(&endpoint, &self.client_id, token, proven, request_id)
+            });
+        let Ok(prepared) = prepared else { return false };
+        let outcome = self.send(prepared, || true, REVOCATION_LIMIT).await;
+        matches!(outcome, SendOutcome::Answered(answer) if (200..300).contains(&answer.status()))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("id", &self.id)
+            .field("provider", &self.provider.spec.name)
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{client, post_client, provider, ready, tenant};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::entropy::OsEntropy;
+    use crate::secret::ClientSecret;
+
+    fn new(providers: Vec<ProviderSpec>, clients: Vec<ClientSpec>) -> Result<Idp, IdpConfigError> {
+        Idp::new(providers, clients, SystemClock::shared(), OsEntropy::shared())
+    }
+
+    #[test]
+    fn faults_of_addresses_certificates_and_keys_are_named_together() {
+        let mut spec = provider("http://login.example");
+        spec.ca_file_pem = Some(b"hunter2".to_vec());
+        let empty = client(ClientAuth::SecretPost(ClientSecret::new(String::new())));
+        let key_pem = ClientSecret::new("hunter2".into());
+        let alg = SigningAlg::Ps256;
+        let auth = ClientAuth::PrivateKeyJwt { key_pem, alg, key_id: None, certificate_pem: None };
+        let other = ClientSpec { id: ClientId::new("other").unwrap(), ..client(auth) };
+        let error = new(vec![spec], vec![empty, other]).unwrap_err();
+        let text = error.to_string();
+        for part in [
+            "provider \"p\": token_endpoint must be https",
+            "provider \"p\": revocation_endpoint must be https",
+            "provider \"p\": jwks_uri must be https",
+            "provider \"p\": its CA file holds no certificate",
+            "client \"mail\": its secret is empty",
+            "client \"other\": its private key is not one for PS256",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert_eq!(error.0.len(), 6, "{text}");
+        assert!(!text.contains("hunter2"));
+    }
+
+    #[test]
+    fn clients_are_found_by_name() {
+        let second = ClientSpec { id: ClientId::new("files").unwrap(), ..post_client() };
+        let idp = new(vec![provider("https://login.example")], vec![post_client(), second]).unwrap();
+        assert_eq!(idp.clients().map(|c| c.id().as_str()).collect::<Vec<_>>(), ["files", "mail"]);
+        let mail = idp.client(&ClientId::new("mail").unwrap()).unwrap();
+        assert_eq!(mail.provider_name(), "p");
+        assert_eq!(mail.issuer(&tenant()).as_str(), "https://login.example/t1/v2.0");
+        assert!(idp.client(&ClientId::new("mai").unwrap()).is_none());
+        assert!(!format!("{idp:?}").contains("s3cr"));
+    }
+
+    /// The exchange has to run in a task of its own.
+    #[tokio::test]
+    async fn an_exchange_can_outlive_its_caller() {
+        let client = ready(provider("http://127.0.0.1:1"), post_client(), SystemClock::shared());
+        let outcome = tokio::spawn(async move {
+            let token = RefreshToken::new("r".into());
+            let target = crate::domain::scope::Target::default();
+            let now = client.clock.now();
+            let proof = Proof { now, send_by: now, jti: "j".into() };
+            let prepared =
+                client.prepare(&tenant(), Exchange::Refresh { token: &token, target: &target }, proof)?;
+            Ok::<_, PrepareError>(client.send(prepared, || false, REVOCATION_LIMIT).await)
+        });
+        assert!(matches!(outcome.await.unwrap().unwrap(), SendOutcome::NotSent { .. }));
+    }
+}

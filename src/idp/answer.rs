@@ -1,0 +1,362 @@
+//! The provider's raw answer, and reading tokens out of it.
+//!
+//! A refresh token that came is never lost to something else in the answer
+//! that is odd: each field is read on its own, what cannot be read is taken as
+//! not there, and a body that breaks off after the token still gives it.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use crate::domain::scope::ScopeSet;
+use crate::secret::{AccessToken, Plaintext, RefreshToken, UnverifiedIdToken};
+
+/// First byte of the binary form.
+const VERSION: u8 = 1;
+/// Version, status, and Retry-After in seconds and one, zero for none.
+const HEAD_BYTES: usize = 1 + 2 + 4;
+
+/// Longest life of an access token that is believed.
+const LONGEST_LIFE_SECONDS: f64 = 366.0 * 86_400.0;
+
+/// An answer as it came, not yet read.
+pub struct RawAnswer {
+    status: u16,
+    retry_after: Option<Duration>,
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl RawAnswer {
+    /// An answer with its HTTP status and the wait its Retry-After asks for, in
+    /// whole seconds.
+    #[must_use]
+    pub fn new(status: u16, retry_after: Option<Duration>, body: impl Into<Zeroizing<Vec<u8>>>) -> Self {
+        let retry_after = retry_after.map(|wait| {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            Duration::from_secs(seconds.min(u64::from(u32::MAX - 1)))
+        });
+        Self { status, retry_after, body: body.into() }
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// How long the provider asks to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The binary form, to be sealed.
+    #[must_use]
+    pub fn to_bytes(&self) -> Plaintext {
+        let wait = self.retry_after.map_or(0, |wait| u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX));
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + self.body.len());
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.status.to_be_bytes());
+        bytes.extend_from_slice(&wait.to_be_bytes());
+        bytes.extend_from_slice(&self.body);
+        Plaintext::new(bytes)
+    }
+
+    /// Reads the binary form; `None` when it is not one.
+    #[must_use]
+    pub fn from_bytes(bytes: &Plaintext) -> Option<Self> {
+        let (head, body) = bytes.expose().split_first_chunk::<HEAD_BYTES>()?;
+        let [VERSION, s0, s1, w0, w1, w2, w3] = *head else { return None };
+        let wait = u32::from_be_bytes([w0, w1, w2, w3]);
+        Some(Self {
+            status: u16::from_be_bytes([s0, s1]),
+            retry_after: wait.checked_sub(1).map(|seconds| Duration::from_secs(seconds.into())),
+            body: Zeroizing::new(body.to_vec()),
+        })
+    }
+
+    /// The body as text; bytes that are none are replaced, so that they spoil
+    /// only the field they are in.
+    pub(super) fn text(&self) -> Zeroizing<String> {
+        Zeroizing::new(String::from_utf8_lossy(&self.body).into_owned())
+    }
+}
+
+impl fmt::Debug for RawAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawAnswer")
+            .field("status", &self.status)
+            .field("retry_after", &self.retry_after)
+            .field("body_bytes", &self.body.len())
+            .finish()
+    }
+}
+
+/// The tokens of an answer, and what it says about them.
+#[derive(Debug)]
+pub struct TokenAnswer {
+    /// The access token.
+    pub access_token: Option<AccessToken>,
+    /// How it is used; "Bearer" unless the provider says otherwise.
+    pub token_type: String,
+    /// The new refresh token; `None`: the old one stays.
+    pub refresh_token: Option<RefreshToken>,
+    /// How long the access token lives.
+    pub expires_in: Option<Duration>,
+    /// The scopes it was given, where the provider says so.
+    pub scopes: Option<ScopeSet>,
+    /// The ID token.
+    pub id_token: Option<UnverifiedIdToken>,
+}
+
+impl TokenAnswer {
+    /// `None` when there is neither an access token nor a refresh token.
+    pub(super) fn read(fields: &Fields<'_>) -> Option<Self> {
+        let answer = Self {
+            access_token: fields.text("access_token").map(AccessToken::new),
+            token_type: fields.text("token_type").filter(|t| is_token_type(t)).unwrap_or("Bearer".into()),
+            refresh_token: fields.text("refresh_token").map(RefreshToken::new),
+            expires_in: fields.parsed("expires_in").and_then(|value| life(&value)),
+            scopes: fields.parsed("scope").and_then(|value| scopes(&value)),
+            id_token: fields.text("id_token").map(UnverifiedIdToken::new),
+        };
+        (answer.access_token.is_some() || answer.refresh_token.is_some()).then_some(answer)
+    }
+}
+
+fn is_token_type(word: &str) -> bool {
+    word.len() <= 64 && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// Seconds as a number or as text; less than nothing is nothing.
+fn life(value: &Value) -> Option<Duration> {
+    let seconds = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse::<f64>().ok().filter(|s| s.is_finite())?,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(seconds.clamp(0.0, LONGEST_LIFE_SECONDS)).ok()
+}
+
+/// A space-separated list, or a list proper as some send it.
+fn scopes(value: &Value) -> Option<ScopeSet> {
+    let scopes = match value {
+        Value::String(list) => ScopeSet::parse_lenient(list),
+        Value::Array(list) => {
+            let words: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+            ScopeSet::parse_lenient(&words.join(" "))
+        }
+        _ => return None,
+    };
+    (!scopes.is_empty()).then_some(scopes)
+}
+
+/// The top-level fields of a JSON object, each still as it came.
+pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Fields<'a> {
+    /// Reads as far as the text is JSON; what stands before a fault counts.
+    pub(super) fn read(text: &'a str) -> Self {
+        let mut fields = Self(Vec::new());
+        let text = text.trim_start_matches('\u{feff}');
+        // The error holds a place and no content, and the fields until there
+        // are all that can be had.
+        let _fault = (&mut fields).deserialize(&mut serde_json::Deserializer::from_str(text));
+        fields
+    }
+
+    /// A field that is a text and not empty; of several the last.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        self.all(name)
+            .filter_map(|raw| serde_json::from_str::<String>(raw.get()).ok())
+            .find(|text| !text.is_empty())
+    }
+
+    /// A field as a value; of several the last.
+    pub(super) fn parsed(&self, name: &str) -> Option<Value> {
+        self.raw(name).and_then(|raw| serde_json::from_str(raw).ok())
+    }
+
+    /// A field as it came; of several the last.
+    pub(super) fn raw(&self, name: &str) -> Option<&'a str> {
+        self.all(name).next().map(RawValue::get)
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &'a RawValue> {
+        self.0.iter().rev().filter(move |(n, _)| n == name).map(|(_, raw)| *raw)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Fields<'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Fields<'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            // A name that is no text is nobody's name.
+            if let Ok(name) = serde_json::from_str::<String>(name.get()) {
+                self.0.push((name, value));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(body: &str) -> Option<TokenAnswer> {
+        TokenAnswer::read(&Fields::read(body))
+    }
+
+    fn refresh_token(body: &str) -> Option<String> {
+        read(body).and_then(|answer| answer.refresh_token).map(|token| token.expose().to_owned())
+    }
+
+    #[test]
+    fn a_plain_answer_is_read_whole() {
+        let answer = read(
+            r#"{"token_type":"DPoP","scope":"b a","expires_in":3599,"ext_expires_in":1,
+                "access_token":"at","refresh_token":"rt","id_token":"it"}"#,
+        )
+        .unwrap();
+        assert_eq!(answer.access_token.unwrap().expose(), "at");
+        assert_eq!(answer.refresh_token.unwrap().expose(), "rt");
+        assert_eq!(answer.id_token.unwrap().expose(), "it");
+        assert_eq!((answer.token_type.as_str(), answer.scopes.unwrap().to_wire().as_str()), ("DPoP", "a b"));
+        assert_eq!(answer.expires_in, Some(Duration::from_secs(3599)));
+    }
+
+    #[test]
+    fn a_life_may_come_in_any_form() {
+        for (text, seconds) in [
+            ("3600", Some(3600.0)),
+            ("3600.5", Some(3600.5)),
+            (r#""3600""#, Some(3600.0)),
+            (r#"" 3600.0 ""#, Some(3600.0)),
+            ("-1", Some(0.0)),
+            (r#""-1""#, Some(0.0)),
+            ("0", Some(0.0)),
+            ("99999999999999999999999", Some(LONGEST_LIFE_SECONDS)),
+            ("1e999", None),
+            (r#""soon""#, None),
+            (r#""NaN""#, None),
+            (r#""inf""#, None),
+            ("null", None),
+            ("[3600]", None),
+        ] {
+            let answer = read(&format!(r#"{{"expires_in":{text},"refresh_token":"rt"}}"#)).unwrap();
+            assert_eq!(answer.expires_in.map(|life| life.as_secs_f64()), seconds, "{text}");
+            assert!(answer.refresh_token.is_some(), "{text}");
+        }
+        assert_eq!(read(r#"{"access_token":"at"}"#).unwrap().expires_in, None);
+    }
+
+    #[test]
+    fn no_null_and_empty_refresh_token_leave_the_old_one() {
+        for body in [
+            r#"{"access_token":"at"}"#,
+            r#"{"access_token":"at","refresh_token":null}"#,
+            r#"{"access_token":"at","refresh_token":""}"#,
+            r#"{"access_token":"at","refresh_token":7}"#,
+        ] {
+            assert!(read(body).unwrap().refresh_token.is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_without_an_access_token_counts() {
+        assert_eq!(refresh_token(r#"{"refresh_token":"rt"}"#).as_deref(), Some("rt"));
+        assert!(read("{}").is_none());
+    }
+
+    #[test]
+    fn nothing_odd_beside_it_loses_a_refresh_token() {
+        let deep = "[".repeat(300) + &"]".repeat(300);
+        for odd in [
+            r#""x":1e999"#,
+            r#""x":"\ud800""#,
+            r#""\ud800":1"#,
+            r#""refresh_token":null"#,
+            r#""refresh_token":"""#,
+            r#""scope":{"a":1}"#,
+            r#""scope":["a","b c"]"#,
+            r#""token_type":["Bearer"]"#,
+            r#""id_token":7"#,
+            &format!(r#""x":{deep}"#),
+        ] {
+            for body in [
+                format!(r#"{{"refresh_token":"rt",{odd}}}"#),
+                format!(r#"{{{odd},"refresh_token":"rt"}}"#),
+                format!("\u{feff} {{{odd},\"refresh_token\":\"rt\"}} <!-- -->"),
+            ] {
+                assert_eq!(refresh_token(&body).as_deref(), Some("rt"), "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_breaks_off_after_the_token_still_gives_it() {
+        for rest in ["", ",", r#","sco"#, r#","scope":"#, r#","scope":"a"#, ",nonsense"] {
+            let body = format!(r#"{{"refresh_token":"rt"{rest}"#);
+            assert_eq!(refresh_token(&body).as_deref(), Some("rt"), "{body}");
+        }
+        assert_eq!(refresh_token(r#"{"refresh_token":"rt"#), None, "half a token is none");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_spoil_only_their_own_field() {
+        let body = b"{\"x\":\"\xff\",\"refresh_token\":\"rt\"}".to_vec();
+        assert_eq!(refresh_token(&RawAnswer::new(200, None, body).text()).as_deref(), Some("rt"));
+    }
+
+    #[test]
+    fn an_answer_prints_nothing_of_its_body() {
+        let answer = RawAnswer::new(200, None, br#"{"refresh_token":"hunter2"}"#.to_vec());
+        let tokens = TokenAnswer::read(&Fields::read(&answer.text()));
+        assert!(!format!("{answer:?} {tokens:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn foreign_bytes_are_no_answer() {
+        let form = RawAnswer::new(200, None, b"x".to_vec()).to_bytes();
+        assert!(RawAnswer::from_bytes(&form).is_some());
+        for bad in [&[][..], &form.expose()[..6], &[&[2], &form.expose()[1..]].concat()] {
+            assert!(RawAnswer::from_bytes(&Plaintext::new(bad.to_vec())).is_none());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_binary_form_keeps_everything(
+            status: u16,
+            wait in proptest::option::of(0..100_000u64),
+            body: Vec<u8>,
+        ) {
+            let answer = RawAnswer::new(status, wait.map(Duration::from_secs), body.clone());
+            let again = RawAnswer::from_bytes(&answer.to_bytes()).unwrap();
+            prop_assert_eq!(again.status, status);
+            prop_assert_eq!(again.retry_after, wait.map(Duration::from_secs));
+            prop_assert_eq!(&*again.body, &body);
+        }
+    }
+}

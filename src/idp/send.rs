@@ -1,0 +1,474 @@
+//! One POST and no more, and an honest word about what became of it.
+//!
+//! The difference that counts is between "no byte of the request was written"
+//! and everything else. It is not guessed from the kind of error: each request
+//! opens a connection of its own, and when that connection stands a gate asks
+//! (see `gate`) whether there is still time. Before the gate nothing can have
+//! been sent; after it anything may have been. The gate opens once per request,
+//! so a second connection, which could only be a repetition, never comes about.
+
+use std::error::Error as _;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Certificate, RequestBuilder, Response, redirect, retry};
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use super::answer::RawAnswer;
+use super::gate::{self, GateLayer};
+use super::wire::Prepared;
+use crate::clock::{Clock, Timestamp};
+
+/// How long a connection may take to stand, TLS included.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Most bytes of an answer.
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// Longest wait a provider's Retry-After can impose.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// What became of a request. The details are the vault's own words and an
+/// error's kind; they hold nothing of the request or the answer.
+#[derive(Debug)]
+pub enum SendOutcome {
+    /// Proven: no byte of it was written.
+    NotSent {
+        /// Why.
+        detail: String,
+    },
+    /// It may have been received, and the answer is not known.
+    Interrupted {
+        /// What happened.
+        detail: String,
+    },
+    /// The provider answered.
+    Answered(RawAnswer),
+}
+
+/// A provider's connection: no pool, no retries, no redirects, no proxy.
+#[expect(clippy::disallowed_types, reason = "this is the one home of the HTTP client")]
+pub(super) struct Http(reqwest::Client);
+
+impl Http {
+    /// `authorities` (PEM) replace the system's; `tls` says whether any are
+    /// needed at all.
+    #[expect(clippy::disallowed_types, reason = "this is the one home of the HTTP client")]
+    pub(super) fn new(authorities: Option<&[u8]>, tls: bool) -> Result<Self, String> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("obo-vault/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            // With a pool, hyper repeats a request when a kept connection turns
+            // out to be dead, and the gate would not see it pass.
+            .pool_max_idle_per_host(0)
+            .connector_layer(GateLayer)
+            .connect_timeout(CONNECT_LIMIT);
+        match authorities {
+            Some(pem) => {
+                let authorities = Certificate::from_pem_bundle(pem).unwrap_or_default();
+                if authorities.is_empty() {
+                    return Err("its CA file holds no certificate in PEM".into());
+                }
+                builder = builder.tls_certs_only(authorities);
+            }
+            None if !tls => builder = builder.tls_certs_only([]),
+            None => {}
+        }
+        builder.build().map(Self).map_err(|error| format!("no HTTP client: {}", words(error)))
+    }
+
+    /// Makes one POST.
+    pub(super) async fn post(
+        &self,
+        prepared: Prepared,
+        still_in_time: impl FnOnce() -> bool + Send,
+        limit: Duration,
+        clock: &dyn Clock,
+    ) -> SendOutcome {
+        let Prepared { url, authorization, body, request_id, .. } = prepared;
+        let mut request = self
+            .0
+            .post(url)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json")
+            .header("client-request-id", request_id.to_string())
+            .header("return-client-request-id", "true")
+            .body(Bytes::from_owner(WipedBytes(body)));
+        if let Some(authorization) = authorization {
+            let Ok(mut value) = HeaderValue::from_str(&authorization) else {
+                return SendOutcome::NotSent { detail: "the credentials do not fit a header".into() };
+            };
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+
+        let mut still_in_time = Some(still_in_time);
+        let mut passed = false;
+        let (keeper, mut asked) = mpsc::unbounded_channel();
+        let mut exchange = pin!(tokio::time::timeout(limit, gate::guard(keeper, exchange(request, clock))));
+        let ended = loop {
+            tokio::select! {
+                biased;
+                Some(reply) = asked.recv() => {
+                    let open = still_in_time.take().is_some_and(|ask| ask());
+                    passed |= open;
+                    // The asker is gone only when the exchange has ended.
+                    let _gone = reply.send(open);
+                }
+                ended = &mut exchange => break ended,
+            }
+        };
+        match ended {
+            Ok(Ok(answer)) => SendOutcome::Answered(answer),
+            Ok(Err(detail)) if passed => SendOutcome::Interrupted { detail },
+            Ok(Err(detail)) => SendOutcome::NotSent { detail },
+            Err(_) if passed => SendOutcome::Interrupted { detail: "no answer within the limit".into() },
+            Err(_) => SendOutcome::NotSent { detail: "no connection within the limit".into() },
+        }
+    }
+
+    /// Fetches a public document.
+    pub(super) async fn get(&self, url: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
+        let fetch = async {
+            let request = self.0.get(url).header(ACCEPT, "application/json");
+            let response = request.send().await.map_err(words)?;
+            let status = response.status();
+            if status.as_u16() != 200 {
+                return Err(format!("HTTP status {}", status.as_u16()));
+            }
+            read(response).await
+        };
+        tokio::time::timeout(limit, fetch).await.unwrap_or_else(|_| Err("no answer within the limit".into()))
+    }
+}
+
+async fn exchange(request: RequestBuilder, clock: &dyn Clock) -> Result<RawAnswer, String> {
+    let response = request.send().await.map_err(words)?;
+    let status = response.status().as_u16();
+    let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = header.and_then(|value| retry_after(value, clock.now()));
+    Ok(RawAnswer::new(status, retry_after, read(response).await?))
+}
+
+/// Reads a body within bounds.
+async fn read(mut response: Response) -> Result<Zeroizing<Vec<u8>>, String> {
+    const TOO_LONG: &str = "answer too long";
+    let announced = response.content_length().unwrap_or(16 * 1024);
+    let announced = usize::try_from(announced).unwrap_or(usize::MAX);
+    if announced > MOST_BYTES {
+        return Err(TOO_LONG.into());
+    }
+    let mut body = Zeroizing::new(Vec::with_capacity(announced));
+    while let Some(chunk) = response.chunk().await.map_err(words)? {
+        let needed = body.len() + chunk.len();
+        if needed > MOST_BYTES {
+            return Err(TOO_LONG.into());
+        }
+        if needed > body.capacity() {
+            // Grown by hand, so that the memory left behind is wiped.
+            let mut larger = Zeroizing::new(Vec::with_capacity(needed.next_power_of_two()));
+            larger.extend_from_slice(&body);
+            body = larger;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// Seconds, or a date in the form of RFC 9110 section 5.6.7.
+fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    let wait = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // What does not fit a number is longer than the longest.
+        value.parse().map_or(LONGEST_RETRY_AFTER, Duration::from_secs)
+    } else {
+        let date = chrono::DateTime::parse_from_rfc2822(value).ok()?;
+        Timestamp(date.timestamp_millis()).since(now)
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+/// An error's kinds from the outside in, without the address.
+fn words(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        words.push_str(": ");
+        words.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    words
+}
+
+/// The request's body, wiped when the last reference to it goes.
+struct WipedBytes(Zeroizing<String>);
+
+impl AsRef<[u8]> for WipedBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use tokio::net::TcpListener;
+
+    use super::super::testing::{Reply, Server, client, post_client, provider, ready, tenant};
+    use super::super::{Client, ClientAuth, Exchange, Proof};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::domain::scope::Target;
+    use crate::secret::{ClientSecret, RefreshToken};
+
+    /// Longer than any of these tests takes.
+    const AMPLE: Duration = Duration::from_secs(60);
+    /// Short, for those that wait for it; a connection on loopback stands by then.
+    const SHORT: Duration = Duration::from_secs(2);
+
+    fn client_at(base: &str) -> Arc<Client> {
+        ready(provider(base), post_client(), SystemClock::shared())
+    }
+
+    async fn send(client: &Client, in_time: bool, limit: Duration) -> SendOutcome {
+        let token = RefreshToken::new("hunter2".into());
+        let target = Target::default();
+        let proof = Proof { now: Timestamp(0), send_by: Timestamp(0), jti: "j".into() };
+        let exchange = Exchange::Refresh { token: &token, target: &target };
+        let prepared = client.prepare(&tenant(), exchange, proof).unwrap();
+        let outcome = client.send(prepared, || in_time, limit).await;
+        assert!(!format!("{outcome:?}").contains("hunter2"), "{outcome:?}");
+        outcome
+    }
+
+    #[track_caller]
+    fn assert_interrupted(outcome: SendOutcome) -> String {
+        let SendOutcome::Interrupted { detail } = outcome else { panic!("{outcome:?}") };
+        detail
+    }
+
+    #[track_caller]
+    fn assert_not_sent(outcome: SendOutcome) -> String {
+        let SendOutcome::NotSent { detail } = outcome else { panic!("{outcome:?}") };
+        detail
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_back_whole() {
+        let server = Server::start(Reply::full("429 Slow", "Retry-After: 7\r\n", "body")).await;
+        let SendOutcome::Answered(answer) = send(&client_at(&server.base), true, AMPLE).await else {
+            panic!()
+        };
+        assert_eq!((answer.status(), answer.retry_after()), (429, Some(Duration::from_secs(7))));
+        assert_eq!(*answer.text(), "body");
+    }
+
+    #[tokio::test]
+    async fn a_request_has_the_headers_of_the_token_endpoint() {
+        let server = Server::start(Reply::full("200 OK", "", "{}")).await;
+        let basic = client(ClientAuth::SecretBasic(ClientSecret::new("s".into())));
+        let client = ready(provider(&server.base), basic, SystemClock::shared());
+        send(&client, true, AMPLE).await;
+        let requests = server.requests();
+        let (head, body) = requests[0].split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("POST /t1/token HTTP/1.1\r\n"), "{head}");
+        let header = |name: &str| {
+            let line = head.lines().find(|l| l.to_ascii_lowercase().starts_with(&format!("{name}:")));
+            line.map(|l| l.split_once(':').unwrap().1.trim().to_owned())
+        };
+        assert_eq!(header("content-type").as_deref(), Some("application/x-www-form-urlencoded"));
+        assert_eq!(header("accept").as_deref(), Some("application/json"));
+        assert_eq!(header("return-client-request-id").as_deref(), Some("true"));
+        assert!(uuid::Uuid::parse_str(&header("client-request-id").unwrap()).is_ok());
+        assert_eq!(header("authorization").as_deref(), Some("Basic Y2xpZW50KzE6cw=="));
+        assert_eq!(body, "client_id=client+1&grant_type=refresh_token&client_info=1&refresh_token=hunter2");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_proven_unsent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let detail = assert_not_sent(send(&client_at(&base), true, AMPLE).await);
+        assert!(!detail.contains(&base), "the address is for the configuration: {detail}");
+    }
+
+    #[tokio::test]
+    async fn too_late_nothing_is_written() {
+        let server = Server::start(Reply::full("200 OK", "", "{}")).await;
+        let detail = assert_not_sent(send(&client_at(&server.base), false, AMPLE).await);
+        assert!(detail.contains("too late to send"), "{detail}");
+        assert_eq!((server.bytes(), server.requests().len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_connection_closed_without_an_answer_is_a_doubt_and_not_repeated() {
+        let server = Server::start(Reply::Close(String::new())).await;
+        assert_interrupted(send(&client_at(&server.base), true, AMPLE).await);
+        assert_eq!((server.connections(), server.requests().len()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn half_an_answer_is_a_doubt() {
+        for half in [
+            "HTTP/1.1 200 OK\r\ncontent-le",
+            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"refresh_token\":\"hunter2\"",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7\r\nhunter2\r\n",
+            "nonsense hunter2\r\n\r\n",
+        ] {
+            let server = Server::start(Reply::Close(half.into())).await;
+            assert_interrupted(send(&client_at(&server.base), true, AMPLE).await);
+            assert_eq!(server.requests().len(), 1, "{half}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_is_a_doubt_at_the_limit() {
+        let hung = async |start: &str| {
+            let server = Server::start(Reply::Hang(start.into())).await;
+            let detail = assert_interrupted(send(&client_at(&server.base), true, SHORT).await);
+            assert_eq!(detail, "no answer within the limit");
+            assert_eq!(server.requests().len(), 1);
+        };
+        tokio::join!(hung(""), hung("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_a_doubt() {
+        let announced = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MOST_BYTES + 1);
+        let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MOST_BYTES + 1));
+        for reply in [announced, endless] {
+            let server = Server::start(Reply::Hang(reply)).await;
+            assert_eq!(
+                assert_interrupted(send(&client_at(&server.base), true, AMPLE).await),
+                "answer too long"
+            );
+        }
+        let most = Server::start(Reply::full("200 OK", "", &"x".repeat(MOST_BYTES))).await;
+        let SendOutcome::Answered(answer) = send(&client_at(&most.base), true, AMPLE).await else { panic!() };
+        assert_eq!(answer.text().len(), MOST_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_and_not_followed() {
+        let elsewhere = Server::start(Reply::full("200 OK", "", "{}")).await;
+        for status in ["301", "302", "303", "307", "308"] {
+            let location = format!("location: {}/t1/token\r\n", elsewhere.base);
+            let server = Server::start(Reply::full(&format!("{status} Elsewhere"), &location, "")).await;
+            let SendOutcome::Answered(answer) = send(&client_at(&server.base), true, AMPLE).await else {
+                panic!()
+            };
+            assert_eq!(answer.status().to_string(), status);
+            assert_eq!(server.requests().len(), 1);
+        }
+        assert_eq!(elsewhere.connections(), 0);
+    }
+
+    #[tokio::test]
+    async fn every_request_has_a_connection_of_its_own() {
+        let server = Server::start(Reply::full("200 OK", "", "{}")).await;
+        let client = client_at(&server.base);
+        for sent in 1..=3 {
+            assert!(matches!(send(&client, true, AMPLE).await, SendOutcome::Answered(_)));
+            assert_eq!((server.connections(), server.requests().len()), (sent, sent));
+        }
+    }
+
+    /// Runs the test above in a process whose environment names a proxy that
+    /// is not there.
+    #[test]
+    fn proxies_of_the_environment_are_not_asked() {
+        let me = std::env::current_exe().unwrap();
+        let mut child = std::process::Command::new(me);
+        for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            child.env(name, "http://127.0.0.1:9");
+        }
+        child.env_remove("no_proxy").env_remove("NO_PROXY");
+        let ran = child.args(["--exact", "idp::send::tests::an_answer_comes_back_whole"]).output().unwrap();
+        let printed = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && printed.contains("1 passed"), "{printed}");
+    }
+
+    #[tokio::test]
+    async fn a_revocation_is_asked_for_once() {
+        let server = Server::start(Reply::full("200 OK", "", "")).await;
+        let client = client_at(&server.base);
+        let token = RefreshToken::new("r t".into());
+        assert!(client.revoke(&tenant(), &token).await);
+        let requests = server.requests();
+        assert!(requests[0].starts_with("POST /t1/revoke "), "{}", requests[0]);
+        assert!(requests[0].ends_with("client_secret=s3cr%26t&token=r+t&token_type_hint=refresh_token"));
+        server.reply(Reply::full("503 No", "", ""));
+        assert!(!client.revoke(&tenant(), &token).await);
+        assert_eq!(server.requests().len(), 2);
+
+        let mut without = provider(&server.base);
+        without.revocation_endpoint = None;
+        let client = ready(without, post_client(), SystemClock::shared());
+        assert!(!client.revoke(&tenant(), &token).await);
+        assert_eq!(server.requests().len(), 2);
+    }
+
+    #[cfg(feature = "demo")]
+    #[tokio::test]
+    async fn a_failed_tls_handshake_is_proven_unsent() {
+        let key = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        // Both read the client's first bytes as the start of a plain request
+        // that never ends; one waits for more, one is gone at once.
+        let silent = Server::start(Reply::Hang(String::new())).await;
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gone_at = format!("https://{}", gone.local_addr().unwrap());
+        let closing = tokio::spawn(async move { while gone.accept().await.is_ok() {} });
+        for (base, limit) in [(silent.base.replace("http:", "https:"), SHORT), (gone_at, AMPLE)] {
+            let mut spec = provider(&base);
+            spec.ca_file_pem = Some(key.cert.pem().into_bytes());
+            let client = ready(spec, post_client(), SystemClock::shared());
+            assert_not_sent(send(&client, true, limit).await);
+        }
+        closing.abort();
+    }
+
+    #[test]
+    fn an_empty_ca_file_is_a_fault() {
+        for pem in ["", "nonsense"] {
+            assert!(Http::new(Some(pem.as_bytes()), true).is_err());
+        }
+    }
+
+    #[test]
+    fn a_wait_is_in_seconds_or_until_a_date() {
+        let now = Timestamp(784_111_777_000);
+        for (value, seconds) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("999999", Some(3600)),
+            ("99999999999999999999999999", Some(3600)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10)),
+            ("Sun, 06 Nov 1994 08:49:27 GMT", Some(0)),
+            ("Mon, 06 Nov 2094 08:49:37 GMT", None),
+            ("Sat, 06 Nov 2094 08:49:37 GMT", Some(3600)),
+            ("", None),
+            ("soon", None),
+            ("-1", None),
+            ("1.5", None),
+        ] {
+            assert_eq!(retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_wait_is_within_bounds(value in ".*", now: i64) {
+            prop_assert!(retry_after(&value, Timestamp(now)).unwrap_or_default() <= LONGEST_RETRY_AFTER);
+        }
+    }
+}
