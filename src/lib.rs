@@ -5,7 +5,7 @@
 //! that its layer allows (docs/ARCHITECTURE.md, tested by
 //! `tests/architecture.rs`):
 //!
-//! - words: [`domain`], [`secret`], [`clock`], [`entropy`];
+//! - words: [`domain`], [`secret`], [`clock`], [`entropy`], and [`metrics`];
 //! - pure cryptography: [`seal`];
 //! - ports and their adapters: [`store`], [`idp`], [`authn`], [`authz`];
 //! - capabilities with state: [`keyring`], [`audit`];
@@ -34,6 +34,7 @@ pub mod grant;
 pub mod grpc;
 pub mod idp;
 pub mod keyring;
+pub mod metrics;
 pub mod proto;
 pub mod redeem;
 pub mod rotation;

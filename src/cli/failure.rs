@@ -1,0 +1,276 @@
+//! What went wrong, for the person at the terminal: what failed, the stable
+//! reason, what to do; and the exit code for the script around it.
+
+use std::fmt;
+use std::time::Duration;
+
+use prost::Message as _;
+use tonic::Code;
+use tonic_types::{StatusExt as _, pb};
+
+use crate::domain::reason::Reason;
+use crate::proto::InteractionRequired;
+
+use super::Exit;
+use super::output::harmless;
+
+/// A command that failed.
+#[derive(Debug)]
+pub struct CliFailure {
+    exit: Exit,
+    lines: Vec<String>,
+}
+
+impl CliFailure {
+    /// A failure with its text.
+    pub(super) fn new(exit: Exit, what: impl fmt::Display) -> Self {
+        Self { exit, lines: vec![what.to_string()] }
+    }
+
+    /// Adds a line of advice.
+    pub(super) fn advice(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+
+    /// The exit code.
+    pub(super) fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+/// `error: …`, then one line each for the reason and what to do.
+impl fmt::Display for CliFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, line) in self.lines.iter().enumerate() {
+            match i {
+                0 => write!(f, "error: {line}")?,
+                _ => write!(f, "\n  {line}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::disallowed_types, reason = "reads the vault's answer; makes none")]
+impl From<tonic::Status> for CliFailure {
+    fn from(status: tonic::Status) -> Self {
+        let details = status.get_error_details();
+        let word = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
+        let reason = Reason::ALL.into_iter().find(|r| r.as_str() == word);
+        let delay = details.retry_info().and_then(|retry| retry.retry_delay);
+        let exit = reason.map_or_else(|| exit_of_code(status.code()), exit_of_reason);
+
+        let mut failure = Self::new(exit, harmless(status.message()));
+        if word.is_empty() {
+            failure = failure.advice(format!("code: {:?}", status.code()));
+        } else {
+            failure = failure.advice(format!("reason: {}", harmless(&word)));
+        }
+        if let Some(interaction) = interaction(status.details()) {
+            failure = failure.explain(&interaction);
+        }
+        if let Some(delay) = delay {
+            failure = failure.advice(format!("try again in {}", span(delay)));
+        }
+        match reason.map(what_to_do) {
+            Some(advice) => failure.advice(advice),
+            None => failure,
+        }
+    }
+}
+
+impl CliFailure {
+    fn explain(mut self, interaction: &InteractionRequired) -> Self {
+        let InteractionRequired { claims, error, suberror } = interaction;
+        for (name, value) in [("provider error", error), ("provider suberror", suberror), ("claims", claims)]
+        {
+            if !value.is_empty() {
+                self = self.advice(format!("{name}: {}", harmless(value)));
+            }
+        }
+        self
+    }
+}
+
+/// The InteractionRequired among the details, which `tonic-types` does not know.
+fn interaction(details: &[u8]) -> Option<InteractionRequired> {
+    pb::Status::decode(details)
+        .ok()?
+        .details
+        .iter()
+        .find(|any| any.type_url.ends_with("/obovault.v1.InteractionRequired"))
+        .and_then(|any| InteractionRequired::decode(any.value.as_slice()).ok())
+}
+
+fn span(delay: Duration) -> String {
+    if delay < Duration::from_secs(1) {
+        format!("{} ms", delay.as_millis())
+    } else {
+        format!("{} s", delay.as_millis().div_ceil(1000))
+    }
+}
+
+fn exit_of_code(code: Code) -> Exit {
+    match code {
+        Code::Ok => Exit::Ok,
+        Code::PermissionDenied | Code::Unauthenticated => Exit::NotPermitted,
+        Code::NotFound => Exit::NotFound,
+        Code::FailedPrecondition => Exit::MustAct,
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted => {
+            Exit::TryAgain
+        }
+        Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange => Exit::InvalidArgument,
+        Code::Cancelled | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
+            Exit::Unexpected
+        }
+    }
+}
+
+fn exit_of_reason(reason: Reason) -> Exit {
+    match reason {
+        Reason::InvalidRequest
+        | Reason::AssertionMalformed
+        | Reason::ScopeNotGranted
+        | Reason::PageTokenInvalid
+        | Reason::WindowInvalid
+        | Reason::ConfirmationMismatch
+        | Reason::TenantExists => Exit::InvalidArgument,
+        Reason::CallerUnidentified | Reason::NotPermitted => Exit::NotPermitted,
+        Reason::TenantNotFound | Reason::ClientNotFound | Reason::GrantNotFound => Exit::NotFound,
+        Reason::AssertionRejected
+        | Reason::AssertionExpired
+        | Reason::TenantPurged
+        | Reason::TenantPurgeScheduled
+        | Reason::PurgeNotScheduled
+        | Reason::PurgeProtected
+        | Reason::InteractionRequired
+        | Reason::GrantRevoked
+        | Reason::GrantLost
+        | Reason::IdentityUnproven
+        | Reason::IdentityMismatch
+        | Reason::NoRefreshToken
+        | Reason::NoAccessToken
+        | Reason::ProviderRefused => Exit::MustAct,
+        Reason::PurgeIncomplete
+        | Reason::GrantInDoubt
+        | Reason::ProviderThrottled
+        | Reason::ProviderUnavailable
+        | Reason::ProviderRejectedClient
+        | Reason::KeyUnavailable
+        | Reason::AuditUnavailable
+        | Reason::StoreUnavailable
+        | Reason::ShuttingDown => Exit::TryAgain,
+        Reason::GrantUnreadable | Reason::Internal => Exit::Unexpected,
+    }
+}
+
+fn what_to_do(reason: Reason) -> &'static str {
+    match reason {
+        Reason::InvalidRequest => "correct the value named above",
+        Reason::AssertionMalformed => "hand in the user's access token as it came: a JWT, nothing around it",
+        Reason::AssertionRejected => {
+            "hand in an access token that the provider made out to this vault (issuer and audience as configured)"
+        }
+        Reason::AssertionExpired => "get a fresh access token of the user and try again",
+        Reason::ScopeNotGranted => {
+            "ask for scopes within the grant, or exchange again with the scopes needed"
+        }
+        Reason::PageTokenInvalid => "begin again without a page token",
+        Reason::WindowInvalid => "choose a window of 0 to 30 days",
+        Reason::ConfirmationMismatch => "give the tenant's name as the confirmation",
+        Reason::CallerUnidentified => {
+            "use a certificate with exactly one URI name, or one DNS name, from the CA the vault trusts"
+        }
+        Reason::NotPermitted => "have an operator permit it in the vault's policy",
+        Reason::TenantNotFound => "check the tenant's name, or create it with `obo-vault tenant create`",
+        Reason::ClientNotFound => "check the client's name against the vault's configuration",
+        Reason::GrantNotFound => "check tenant, subject and client, or take the grant in first",
+        Reason::TenantExists => "nothing needs to be done if it is the tenant you mean",
+        Reason::TenantPurged => "choose another name: a purged tenant's is not given out again",
+        Reason::TenantPurgeScheduled => "take the purge back first with `obo-vault tenant restore`",
+        Reason::PurgeNotScheduled => "nothing needs to be done: no purge is scheduled",
+        Reason::PurgeProtected => "schedule the purge instead, or have the configuration changed",
+        Reason::PurgeIncomplete => "repeat the purge until it says that it is complete",
+        Reason::InteractionRequired => {
+            "send the user to the provider with the claims above, then exchange the new access token"
+        }
+        Reason::GrantRevoked => "have the user sign in again, then exchange the new access token",
+        Reason::GrantLost => "have the user sign in again, then exchange the new access token",
+        Reason::GrantInDoubt => "wait: the vault finds out by itself",
+        Reason::IdentityUnproven => "exchange an access token of the user instead of importing",
+        Reason::IdentityMismatch => "check the subject: the token belongs to another user",
+        Reason::NoRefreshToken => "have the client registered at the provider for offline access",
+        Reason::NoAccessToken => "look into the vault's log: the provider's answer has no access token",
+        Reason::ProviderRefused => "look into the vault's log for the provider's reason",
+        Reason::ProviderThrottled => "wait: the provider asked for a pause",
+        Reason::ProviderUnavailable => "wait, and look at the provider's state",
+        Reason::ProviderRejectedClient => {
+            "have an operator renew the client's secret or key in the vault's configuration"
+        }
+        Reason::GrantUnreadable => "have an operator look into it: stored data was changed or moved",
+        Reason::KeyUnavailable => "have an operator check the key store and the root key",
+        Reason::AuditUnavailable => "have an operator make the audit file writable; nothing was done",
+        Reason::StoreUnavailable => "have an operator check the database and the disk",
+        Reason::ShuttingDown => "try again when the vault is back",
+        Reason::Internal => "report it with the vault's log lines of this moment",
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_types, reason = "plays the vault")]
+mod tests {
+    use tonic::Status;
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_why_and_what_to_do() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("PROVIDER_THROTTLED", "obo-vault", std::collections::HashMap::new());
+        details.set_retry_info(Some(Duration::from_millis(1500)));
+        let failure: CliFailure = Status::with_error_details(Code::Unavailable, "slow down", details).into();
+        assert_eq!(failure.exit(), Exit::TryAgain);
+        insta::assert_snapshot!(failure, @r"
+        error: slow down
+          reason: PROVIDER_THROTTLED
+          try again in 2 s
+          wait: the provider asked for a pause
+        ");
+    }
+
+    #[test]
+    fn the_claims_reach_the_person_who_can_use_them() {
+        let wanted = InteractionRequired {
+            claims: r#"{"access_token":{"acrs":{"essential":true}}}"#.into(),
+            error: "interaction_required".into(),
+            suberror: String::new(),
+        };
+        let any = |type_url: &str, value: Vec<u8>| prost_types::Any { type_url: type_url.into(), value };
+        let info = pb::ErrorInfo { reason: "INTERACTION_REQUIRED".into(), ..Default::default() };
+        let details = pb::Status {
+            code: 9,
+            message: String::new(),
+            details: vec![
+                any("type.googleapis.com/google.rpc.ErrorInfo", info.encode_to_vec()),
+                any("type.googleapis.com/obovault.v1.InteractionRequired", wanted.encode_to_vec()),
+            ],
+        };
+        let status = Status::with_details(
+            Code::FailedPrecondition,
+            "the user must act",
+            details.encode_to_vec().into(),
+        );
+        let failure: CliFailure = status.into();
+        assert_eq!(failure.exit(), Exit::MustAct);
+        assert!(failure.to_string().contains(&wanted.claims), "{failure}");
+    }
+
+    #[test]
+    fn a_proxy_in_between_knows_no_reasons() {
+        let failure: CliFailure = Status::permission_denied("no").into();
+        assert_eq!(failure.exit(), Exit::NotPermitted);
+        assert!(failure.to_string().contains("code: PermissionDenied"));
+    }
+}

@@ -1,0 +1,141 @@
+//! The commands that work on this machine and not over the API: `serve`,
+//! `demo`, `audit verify`, `policy check`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::config::Config;
+use crate::shutdown::Shutdown;
+use crate::telemetry;
+
+use super::Exit;
+use super::failure::CliFailure;
+use super::output::{Record, Shown};
+
+/// Serves the API.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The configuration file.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "OBO_VAULT_CONFIG",
+        hide_env_values = true,
+        default_value = "obo-vault.toml"
+    )]
+    config: PathBuf,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Result<Shown, CliFailure> {
+        let config = Config::load(&self.config).map_err(|faults| {
+            CliFailure::new(Exit::Configuration, format!("{} is refused:\n{faults}", self.config.display()))
+        })?;
+        telemetry::init(&config.log);
+        let shutdown = Shutdown::new();
+        let signals = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move {
+                if let Err(error) = shutdown.wait_for_signal().await {
+                    tracing::error!(%error, "signals cannot be handled: shutting down");
+                    shutdown.trigger();
+                }
+            }
+        });
+        let served = serve(config, shutdown).await;
+        signals.abort();
+        served.map(|()| Shown::Nothing)
+    }
+}
+
+/// Serves until the shutdown is over.
+#[expect(clippy::unused_async, reason = "the server it will start is asynchronous")]
+async fn serve(config: Config, shutdown: Shutdown) -> Result<(), CliFailure> {
+    let _ = (config, shutdown);
+    Err(not_yet("serve"))
+}
+
+/// Shows the vault at work.
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// End after the story instead of staying up.
+    #[arg(long)]
+    exit: bool,
+}
+
+#[cfg(feature = "demo")]
+impl Demo {
+    #[expect(clippy::unused_async, reason = "the demonstration it will start is asynchronous")]
+    pub(super) async fn run(self) -> Result<Shown, CliFailure> {
+        let _ = self.exit;
+        Err(not_yet("demo"))
+    }
+}
+
+/// The audit log.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Find any edit, removal or reorder in an audit log.
+    Verify(Verify),
+}
+
+/// Checks an audit log.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The audit log.
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// The hash of its last entry as noted elsewhere, which also finds a cut end.
+    #[arg(long, value_name = "HASH")]
+    head: Option<String>,
+}
+
+impl Audit {
+    pub(super) fn run(self) -> Result<Shown, CliFailure> {
+        match self {
+            Self::Verify(verify) => verify_audit(&verify).map(Shown::One),
+        }
+    }
+}
+
+fn verify_audit(verify: &Verify) -> Result<Record, CliFailure> {
+    let _ = (&verify.file, &verify.head);
+    Err(not_yet("audit verify"))
+}
+
+/// The policy.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Check a policy against the vault's schema.
+    Check(Check),
+}
+
+/// Checks a policy.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The policy.
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Policy {
+    pub(super) fn run(self) -> Result<Shown, CliFailure> {
+        match self {
+            Self::Check(check) => check_policy(&check).map(Shown::One),
+        }
+    }
+}
+
+fn check_policy(check: &Check) -> Result<Record, CliFailure> {
+    let text = std::fs::read_to_string(&check.file).map_err(|e| {
+        CliFailure::new(Exit::Configuration, format!("{}: cannot be read: {e}", check.file.display()))
+    })?;
+    let _ = text;
+    Err(not_yet("policy check"))
+}
+
+fn not_yet(what: &str) -> CliFailure {
+    CliFailure::new(Exit::Unexpected, format!("{what} is not built in yet"))
+}

@@ -1,0 +1,138 @@
+//! `[clients.<name>]`: the OAuth clients as which the vault speaks.
+
+use crate::secret::ClientSecret;
+
+use super::parse;
+use super::table::Table;
+
+/// An OAuth client.
+#[derive(Debug)]
+pub struct Client {
+    /// Name of its provider.
+    pub provider: String,
+    /// Its identifier at the provider.
+    pub client_id: String,
+    /// How it proves who it is.
+    pub auth: ClientAuth,
+    /// Whether it tells the provider that it can answer claims challenges (CP1,
+    /// continuous access evaluation).
+    pub declares_cp1: bool,
+}
+
+/// How a client proves who it is.
+#[derive(Debug)]
+pub enum ClientAuth {
+    /// A secret in the form body (RFC 6749 section 2.3.1).
+    SecretPost(ClientSecret),
+    /// A secret in the Authorization header.
+    SecretBasic(ClientSecret),
+    /// A signed assertion (RFC 7523 section 2.2).
+    PrivateKeyJwt {
+        /// The private key, PEM.
+        key_pem: ClientSecret,
+        /// How it signs.
+        algorithm: SigningAlgorithm,
+        /// The `kid` of its assertions.
+        key_id: Option<String>,
+        /// The certificate its assertions carry, PEM.
+        certificate_pem: Option<String>,
+    },
+}
+
+/// How a client's assertions are signed (RFC 7518 section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SigningAlgorithm {
+    /// RSASSA-PSS with SHA-256.
+    Ps256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// ECDSA with P-256 and SHA-256.
+    Es256,
+}
+
+pub(super) fn read(table: &mut Table<'_>, providers: &[String]) -> Option<Client> {
+    let provider = table.required("provider", |v| {
+        let name = parse::text(v)?;
+        if providers.contains(&name) { Ok(name) } else { Err("must be the name of a provider".into()) }
+    });
+    let client_id = table.required("client_id", parse::text);
+    table.refuse(
+        "client_secret",
+        "is refused: secrets are never written into settings. Put it into a file that only the vault's \
+         user can read and name that in client_secret_file, or name an environment variable in \
+         client_secret_env",
+    );
+    let auth = read_auth(table);
+    let declares_cp1 = table.or("declares_cp1", false, parse::flag);
+    Some(Client { provider: provider?, client_id: client_id?, auth: auth?, declares_cp1 })
+}
+
+#[derive(Clone, Copy)]
+enum Method {
+    SecretPost,
+    SecretBasic,
+    PrivateKeyJwt,
+}
+
+const SECRET_KEYS: [&str; 2] = ["client_secret_file", "client_secret_env"];
+const ASSERTION_KEYS: [&str; 4] = ["key_file", "algorithm", "key_id", "certificate_file"];
+
+fn read_auth(table: &mut Table<'_>) -> Option<ClientAuth> {
+    let words = [
+        ("secret_post", Method::SecretPost),
+        ("secret_basic", Method::SecretBasic),
+        ("private_key_jwt", Method::PrivateKeyJwt),
+    ];
+    match table.required("auth", parse::word(&words)) {
+        Some(Method::SecretPost) => read_secret(table).map(ClientAuth::SecretPost),
+        Some(Method::SecretBasic) => read_secret(table).map(ClientAuth::SecretBasic),
+        Some(Method::PrivateKeyJwt) => read_assertion(table),
+        None => {
+            // What they would have to be depends on `auth`, which has its fault.
+            for key in SECRET_KEYS.iter().chain(&ASSERTION_KEYS) {
+                table.optional(key, |_| Ok(()));
+            }
+            None
+        }
+    }
+}
+
+fn read_secret(table: &mut Table<'_>) -> Option<ClientSecret> {
+    for key in ASSERTION_KEYS {
+        table.refuse(key, "is for auth = \"private_key_jwt\" only");
+    }
+    let [file, variable] = SECRET_KEYS.map(|key| table.has(key));
+    match (file, variable) {
+        (true, false) => table.private_text("client_secret_file"),
+        (false, true) => table.variable("client_secret_env"),
+        (true, true) => {
+            table.refuse("client_secret_file", "cannot stand beside client_secret_env: choose one");
+            table.refuse("client_secret_env", "cannot stand beside client_secret_file: choose one");
+            None
+        }
+        (false, false) => {
+            table.fault("", "needs client_secret_file or client_secret_env");
+            None
+        }
+    }
+    .map(ClientSecret::new)
+}
+
+fn read_assertion(table: &mut Table<'_>) -> Option<ClientAuth> {
+    for key in SECRET_KEYS {
+        table.refuse(key, "is for auth = \"secret_post\" or \"secret_basic\" only");
+    }
+    let words = [
+        ("PS256", SigningAlgorithm::Ps256),
+        ("RS256", SigningAlgorithm::Rs256),
+        ("ES256", SigningAlgorithm::Es256),
+    ];
+    if !table.has("key_file") {
+        table.fault("key_file", "is required");
+    }
+    let key = table.private_text("key_file");
+    let algorithm = table.or("algorithm", SigningAlgorithm::Ps256, parse::word(&words));
+    let key_id = table.optional("key_id", parse::text);
+    let certificate_pem = table.public_text("certificate_file");
+    Some(ClientAuth::PrivateKeyJwt { key_pem: ClientSecret::new(key?), algorithm, key_id, certificate_pem })
+}

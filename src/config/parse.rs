@@ -1,0 +1,209 @@
+//! Checks of single values. Each says what the value must be; none shows it.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ::config::{Value, ValueKind};
+use url::{Host, Url};
+
+use crate::domain::id::Issuer;
+
+use super::source::is_variable;
+
+/// Text with something in it.
+pub(super) fn text(value: &Value) -> Result<String, String> {
+    match &value.kind {
+        ValueKind::String(text) if !text.trim().is_empty() => Ok(text.clone()),
+        ValueKind::String(_) => Err("must not be empty".into()),
+        _ => Err("must be text in quotes".into()),
+    }
+}
+
+/// `true` or `false`.
+pub(super) fn flag(value: &Value) -> Result<bool, String> {
+    match &value.kind {
+        ValueKind::Boolean(flag) => Some(*flag),
+        ValueKind::String(text) if is_variable(value) => text.parse().ok(),
+        _ => None,
+    }
+    .ok_or_else(|| "must be true or false".into())
+}
+
+/// A whole number within bounds.
+pub(super) fn whole<N>(bounds: RangeInclusive<N>) -> impl Fn(&Value) -> Result<N, String>
+where
+    N: TryFrom<i64> + PartialOrd + Display,
+{
+    move |value| {
+        match &value.kind {
+            ValueKind::I64(number) => Some(*number),
+            ValueKind::String(text) if is_variable(value) => text.parse().ok(),
+            _ => None,
+        }
+        .and_then(|number| N::try_from(number).ok())
+        .filter(|number| bounds.contains(number))
+        .ok_or_else(|| format!("must be a whole number from {} to {}", bounds.start(), bounds.end()))
+    }
+}
+
+/// A span given in whole seconds.
+pub(super) fn seconds(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<Duration, String> {
+    span(1, bounds)
+}
+
+/// A span given in whole hours.
+pub(super) fn hours(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<Duration, String> {
+    span(3600, bounds)
+}
+
+/// A span given in whole days.
+pub(super) fn days(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<Duration, String> {
+    span(86_400, bounds)
+}
+
+fn span(unit: u64, bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<Duration, String> {
+    let number = whole(bounds);
+    move |value| number(value).map(|n| Duration::from_secs(n.saturating_mul(unit)))
+}
+
+/// One of a few words.
+pub(super) fn word<T: Clone>(words: &[(&str, T)]) -> impl Fn(&Value) -> Result<T, String> {
+    move |value| {
+        let given = text(value).unwrap_or_default();
+        words.iter().find(|(word, _)| *word == given).map(|(_, meaning)| meaning.clone()).ok_or_else(|| {
+            let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            format!("must be {}", known.join(" or "))
+        })
+    }
+}
+
+/// A list of at least one text; from the environment, separated by commas.
+pub(super) fn list(value: &Value) -> Result<Vec<String>, String> {
+    let items = match &value.kind {
+        ValueKind::Array(items) => items.iter().map(text).collect::<Result<Vec<_>, _>>(),
+        ValueKind::String(items) if is_variable(value) => {
+            Ok(items.split(',').map(str::trim).filter(|i| !i.is_empty()).map(str::to_owned).collect())
+        }
+        _ => Err(String::new()),
+    };
+    items.ok().filter(|items| !items.is_empty()).ok_or_else(|| "must be a list of texts, at least one".into())
+}
+
+/// A value that its own type checks, as the names of `domain::id` do.
+pub(super) fn checked<T, E: Display>(
+    check: impl Fn(&str) -> Result<T, E>,
+) -> impl Fn(&Value) -> Result<T, String> {
+    move |value| text(value).and_then(|text| check(&text).map_err(|e| e.to_string()))
+}
+
+/// Where to listen.
+pub(super) fn socket(value: &Value) -> Result<SocketAddr, String> {
+    text(value)?.parse().map_err(|_| "must be an IP address and a port, for example 127.0.0.1:8443".into())
+}
+
+/// What stands for the tenant in a provider's addresses and issuer.
+const TENANT: &str = "{tenant}";
+
+/// A web address that nobody on the way can read or change. `{tenant}` in it
+/// stands for the tenant, whose name must not choose the host.
+pub(super) fn endpoint(value: &Value) -> Result<String, String> {
+    let template = text(value)?;
+    let url = fill(&template, "tenant")?;
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => return Err("must be a URL with a host".into()),
+    };
+    match url.scheme() {
+        "https" => {}
+        "http" if loopback => {}
+        _ => return Err("must be https; http is allowed for a loopback host only".into()),
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return Err("must be a URL without user, password and fragment".into());
+    }
+    match fill(&template, "another") {
+        Ok(other) if other.host() == url.host() && other.port() == url.port() => Ok(template),
+        _ => Err("must not have {tenant} in its host: the tenant would choose where secrets go".into()),
+    }
+}
+
+/// A provider's issuer; with the longest tenant's name in it, it is still one.
+pub(super) fn issuer(value: &Value) -> Result<String, String> {
+    let template = endpoint(value)?;
+    Issuer::new(&template.replace(TENANT, &"x".repeat(128))).map_err(|e| e.to_string())?;
+    Ok(template)
+}
+
+fn fill(template: &str, tenant: &str) -> Result<Url, String> {
+    let address = template.replace(TENANT, tenant);
+    if address.contains(['{', '}']) {
+        return Err("must have no placeholder but {tenant}".into());
+    }
+    Url::parse(&address).map_err(|e| format!("must be a URL: {e}"))
+}
+
+/// A provider's name.
+pub(super) fn name(name: &str) -> Result<String, String> {
+    let fits = (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    if fits {
+        Ok(name.to_owned())
+    } else {
+        Err("a provider's name must be 1 to 64 characters of [A-Za-z0-9_-]".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(address: &str) -> Result<String, String> {
+        endpoint(&Value::new(None, address))
+    }
+
+    #[test]
+    fn secrets_go_where_nobody_on_the_way_can_read_them() {
+        for good in [
+            "https://login.example/token",
+            "https://login.example/{tenant}/token",
+            "http://127.0.0.1:1/t",
+            "http://[::1]:1/t",
+            "http://localhost/t",
+        ] {
+            assert_eq!(check(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "http://login.example/token",
+            "http://127.0.0.1.example/t",
+            "http://localhost.example/t",
+            "https://user@login.example/t",
+            "https://login.example/t#f",
+            "ftp://127.0.0.1/t",
+            "login.example",
+        ] {
+            assert!(check(bad).is_err(), "{bad} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_tenant_cannot_choose_the_host() {
+        for bad in ["https://{tenant}/t", "https://{tenant}.example/t", "https://login.example/{tenantid}"] {
+            assert!(check(bad).is_err(), "{bad} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_number_in_the_file_is_not_text_and_the_other_way_round() {
+        let whole = whole(1..=10_u32);
+        assert_eq!(whole(&Value::new(None, 10_i64)), Ok(10));
+        assert!(whole(&Value::new(None, 11_i64)).is_err());
+        assert!(whole(&Value::new(None, -1_i64)).is_err());
+        assert!(whole(&Value::new(None, "5")).is_err());
+        assert!(text(&Value::new(None, 5_i64)).is_err());
+        assert!(text(&Value::new(None, " ")).is_err());
+    }
+}

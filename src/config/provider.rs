@@ -1,0 +1,144 @@
+//! `[providers.<name>]`: where tokens come from, and how the place behaves.
+
+use std::time::Duration;
+
+use crate::domain::id::TenantId;
+use crate::domain::profile::Profile;
+
+use super::parse;
+use super::table::Table;
+
+/// An identity provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// Its name in the tokens it issues. In this and the addresses, `{tenant}`
+    /// stands for the tenant.
+    pub issuer: String,
+    /// Where tokens are redeemed.
+    pub token_endpoint: String,
+    /// Where its public keys are.
+    pub jwks_uri: String,
+    /// Where tokens are revoked (RFC 7009), when it has such a place.
+    pub revocation_endpoint: Option<String>,
+    /// Audiences that users' access tokens may be made out to.
+    pub audience: Vec<String>,
+    /// Which tenant a user's token belongs to.
+    pub tenant: TenantRule,
+    /// Claims that name the user; the first one present is taken.
+    pub subject_claims: Vec<String>,
+    /// How it behaves.
+    pub profile: Profile,
+    /// How much may be asked of it.
+    pub budget: Budget,
+    /// Who issues its TLS certificate, PEM; `None`: who the system trusts.
+    pub ca_pem: Option<String>,
+}
+
+/// Which tenant a user's token belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantRule {
+    /// The one that this claim names.
+    Claim(String),
+    /// Always this one.
+    Fixed(TenantId),
+}
+
+/// How much may be asked of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Requests per second that the rotation job may send.
+    pub requests_per_second: u32,
+    /// Requests under way at once.
+    pub concurrency: u32,
+}
+
+pub(super) fn read(table: &mut Table<'_>) -> Option<Provider> {
+    let issuer = table.required("issuer", parse::issuer);
+    let token_endpoint = table.required("token_endpoint", parse::endpoint);
+    let jwks_uri = table.required("jwks_uri", parse::endpoint);
+    let revocation_endpoint = table.optional("revocation_endpoint", parse::endpoint);
+    let audience = table.required("audience", parse::list);
+    let tenant = read_tenant(table);
+    let subject_claims = table.or("subject_claims", vec!["oid".into(), "sub".into()], parse::list);
+    let profile = read_profile(table);
+    let budget = Budget {
+        requests_per_second: table.or("requests_per_second", 20, parse::whole(1..=10_000)),
+        concurrency: table.or("concurrency", 8, parse::whole(1..=1000)),
+    };
+    let ca_pem = table.public_text("ca_file");
+    Some(Provider {
+        issuer: issuer?,
+        token_endpoint: token_endpoint?,
+        jwks_uri: jwks_uri?,
+        revocation_endpoint,
+        audience: audience?,
+        tenant: tenant?,
+        subject_claims,
+        profile: profile?,
+        budget,
+        ca_pem,
+    })
+}
+
+fn read_tenant(table: &mut Table<'_>) -> Option<TenantRule> {
+    match (table.has("tenant_claim"), table.has("tenant")) {
+        (true, false) => table.optional("tenant_claim", parse::text).map(TenantRule::Claim),
+        (false, true) => table.optional("tenant", parse::checked(TenantId::new)).map(TenantRule::Fixed),
+        (both, _) => {
+            table.refuse("tenant_claim", "cannot stand beside tenant: choose one");
+            table.refuse("tenant", "cannot stand beside tenant_claim: choose one");
+            if !both {
+                table.fault("", "needs tenant_claim, or tenant where all its users belong to one");
+            }
+            None
+        }
+    }
+}
+
+/// The profile named, with what the settings say otherwise.
+fn read_profile(table: &mut Table<'_>) -> Option<Profile> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Base {
+        Strict,
+        Grace,
+        Tolerant,
+    }
+    let words = [("strict", Base::Strict), ("grace", Base::Grace), ("tolerant", Base::Tolerant)];
+    let base = table.required("profile", parse::word(&words));
+    let window = match base {
+        Some(Base::Grace) => table.required("grace_seconds", parse::seconds(1..=3600)),
+        Some(Base::Strict | Base::Tolerant) => {
+            table.refuse("grace_seconds", "is for the profile \"grace\" only");
+            None
+        }
+        None => table.optional("grace_seconds", parse::seconds(1..=3600)),
+    };
+    let usual = match base? {
+        Base::Strict => Profile::strict(),
+        Base::Tolerant => Profile::tolerant(),
+        Base::Grace => Profile::grace(window?),
+    };
+    let ten_years = 1..=315_360_000;
+    Some(Profile {
+        reuse: usual.reuse,
+        client_error_proves_unused: table.or(
+            "client_error_proves_unused",
+            usual.client_error_proves_unused,
+            parse::flag,
+        ),
+        throttle_proves_unused: table.or("throttle_proves_unused", usual.throttle_proves_unused, parse::flag),
+        assertion_tolerance: table.or(
+            "assertion_tolerance_seconds",
+            usual.assertion_tolerance,
+            parse::seconds(0..=3600),
+        ),
+        idle_lifetime: lifetime(table, "idle_lifetime_seconds", &ten_years).or(usual.idle_lifetime),
+        absolute_lifetime: lifetime(table, "absolute_lifetime_seconds", &ten_years)
+            .or(usual.absolute_lifetime),
+        multi_resource: table.or("multi_resource", usual.multi_resource, parse::flag),
+    })
+}
+
+fn lifetime(table: &mut Table<'_>, key: &str, bounds: &std::ops::RangeInclusive<u64>) -> Option<Duration> {
+    table.optional(key, parse::seconds(bounds.clone()))
+}

@@ -1,0 +1,80 @@
+//! `[store]`, `[root_key]`, `[audit]`, `[policy]`, `[tenants]`: what is on disk.
+
+use std::path::PathBuf;
+
+use super::file::Privacy;
+use super::parse;
+use super::table::Table;
+
+/// The databases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The file of grants and sealed tokens.
+    pub path: PathBuf,
+    /// The file of wrapped tenant keys; kept out of the backups of the other.
+    pub key_path: PathBuf,
+}
+
+/// The audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Its file.
+    pub file: PathBuf,
+    /// When an entry counts as written.
+    pub durability: Durability,
+}
+
+/// When an audit entry counts as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on the disk: survives a power cut.
+    Fsync,
+    /// When the operating system has it: survives a crash of the vault.
+    Os,
+}
+
+/// What may be done with tenants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tenants {
+    /// Whether the first exchange for an unknown tenant makes it.
+    pub create_at_first_intake: bool,
+    /// Whether an immediate purge is refused.
+    pub purge_protection: bool,
+}
+
+pub(super) fn read_store(table: &mut Table<'_>) -> Option<Store> {
+    let path = table.path_or("path", "vault.db");
+    let key_path = table.path_or("key_path", "keys.db");
+    if path == key_path {
+        table.fault("key_path", "must differ from store.path: keys and tokens never share a file");
+    }
+    Some(Store { path, key_path })
+}
+
+pub(super) fn read_root_key(table: &mut Table<'_>) -> Option<PathBuf> {
+    if !table.has("file") {
+        table.fault("file", "is required; `obo-vault init` makes one");
+    }
+    table.private_file("file", Privacy::Owner)
+}
+
+pub(super) fn read_audit(table: &mut Table<'_>) -> Option<Audit> {
+    let file = table.path_or("file", "audit.jsonl");
+    let words = [("fsync", Durability::Fsync), ("os", Durability::Os)];
+    let durability = table.or("durability", Durability::Fsync, parse::word(&words));
+    Some(Audit { file, durability })
+}
+
+pub(super) fn read_policy(table: &mut Table<'_>) -> Option<PathBuf> {
+    if !table.has("file") {
+        table.fault("file", "is required; deploy/ has samples");
+    }
+    table.file("file")
+}
+
+pub(super) fn read_tenants(table: &mut Table<'_>) -> Option<Tenants> {
+    Some(Tenants {
+        create_at_first_intake: table.or("create_at_first_intake", false, parse::flag),
+        purge_protection: table.or("purge_protection", false, parse::flag),
+    })
+}

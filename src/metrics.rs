@@ -1,0 +1,175 @@
+//! Counters: what the vault did since its start, as plain numbers that any
+//! module may add to. [`Counters::render`] writes them in the text format of
+//! Prometheus; serving them is somebody else's business.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::clock::Timestamp;
+
+/// How a redemption of a refresh token ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RedemptionOutcome {
+    /// With a new token, or with the old one confirmed.
+    Renewed,
+    /// Proven not to have used the token.
+    Unused,
+    /// Not known.
+    InDoubt,
+    /// The provider refused the token on its first use.
+    Revoked,
+    /// The provider refused the token after a doubt.
+    Lost,
+    /// The provider wants the user to act.
+    Reauth,
+}
+
+impl RedemptionOutcome {
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Renewed, "renewed"),
+        (Self::Unused, "unused"),
+        (Self::InDoubt, "in_doubt"),
+        (Self::Revoked, "revoked"),
+        (Self::Lost, "lost"),
+        (Self::Reauth, "reauth"),
+    ];
+}
+
+/// The counters of one process. Times are seconds since 1970; 0: never.
+#[derive(Debug, Default)]
+pub struct Counters {
+    redemptions: [AtomicU64; RedemptionOutcome::ALL.len()],
+    cache_hits: AtomicU64,
+    cache_misses: AtomicU64,
+    grants_lost: AtomicU64,
+    grants_in_doubt: AtomicU64,
+    audit_failures: AtomicU64,
+    scheduler_ticks: AtomicU64,
+    scheduler_last_tick: AtomicI64,
+    rotations_failed: AtomicU64,
+    rotation_last_success: AtomicI64,
+}
+
+impl Counters {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A redemption ended.
+    pub fn redemption(&self, outcome: RedemptionOutcome) {
+        for ((known, _), counter) in RedemptionOutcome::ALL.iter().zip(&self.redemptions) {
+            if *known == outcome {
+                add_one(counter);
+            }
+        }
+    }
+
+    /// An access token came from memory.
+    pub fn cache_hit(&self) {
+        add_one(&self.cache_hits);
+    }
+
+    /// An access token had to be fetched.
+    pub fn cache_miss(&self) {
+        add_one(&self.cache_misses);
+    }
+
+    /// A grant became LOST.
+    pub fn grant_lost(&self) {
+        add_one(&self.grants_lost);
+    }
+
+    /// A grant became IN_DOUBT.
+    pub fn grant_in_doubt(&self) {
+        add_one(&self.grants_in_doubt);
+    }
+
+    /// The audit log could not be written.
+    pub fn audit_failure(&self) {
+        add_one(&self.audit_failures);
+    }
+
+    /// The scheduler showed that it is alive.
+    pub fn scheduler_tick(&self, at: Timestamp) {
+        add_one(&self.scheduler_ticks);
+        self.scheduler_last_tick.store(at.unix_seconds(), Ordering::Relaxed);
+    }
+
+    /// A run of the rotation job ended well.
+    pub fn rotation_succeeded(&self, at: Timestamp) {
+        self.rotation_last_success.store(at.unix_seconds(), Ordering::Relaxed);
+    }
+
+    /// A run of the rotation job failed.
+    pub fn rotation_failed(&self) {
+        add_one(&self.rotations_failed);
+    }
+
+    /// The counters in the text format of Prometheus, version 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        head(&mut text, "redemptions_total", "counter", "Redemptions of refresh tokens by how they ended.");
+        for ((_, outcome), counter) in RedemptionOutcome::ALL.iter().zip(&self.redemptions) {
+            let count = counter.load(Ordering::Relaxed);
+            let _ = writeln!(text, "obo_vault_redemptions_total{{outcome=\"{outcome}\"}} {count}");
+        }
+        for (name, counter, help) in [
+            ("cache_hits_total", &self.cache_hits, "Access tokens handed out from memory."),
+            ("cache_misses_total", &self.cache_misses, "Access tokens that had to be fetched."),
+            ("grants_lost_total", &self.grants_lost, "Grants that became LOST; each needs its user."),
+            ("grants_in_doubt_total", &self.grants_in_doubt, "Grants that became IN_DOUBT."),
+            ("audit_failures_total", &self.audit_failures, "Audit entries that could not be written."),
+            ("scheduler_ticks_total", &self.scheduler_ticks, "Signs of life of the scheduler."),
+            ("rotations_failed_total", &self.rotations_failed, "Runs of the rotation job that failed."),
+        ] {
+            head(&mut text, name, "counter", help);
+            let _ = writeln!(text, "obo_vault_{name} {}", counter.load(Ordering::Relaxed));
+        }
+        for (name, time, help) in [
+            (
+                "scheduler_last_tick_timestamp_seconds",
+                &self.scheduler_last_tick,
+                "Last sign of life of the scheduler; 0: none yet.",
+            ),
+            (
+                "rotation_last_success_timestamp_seconds",
+                &self.rotation_last_success,
+                "End of the last run of the rotation job that ended well; 0: none yet.",
+            ),
+        ] {
+            head(&mut text, name, "gauge", help);
+            let _ = writeln!(text, "obo_vault_{name} {}", time.load(Ordering::Relaxed));
+        }
+        text
+    }
+}
+
+fn add_one(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Writing to a `String` cannot fail.
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP obo_vault_{name} {help}\n# TYPE obo_vault_{name} {kind}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_shown_under_its_name() {
+        let counters = Counters::new();
+        counters.redemption(RedemptionOutcome::Renewed);
+        counters.redemption(RedemptionOutcome::Lost);
+        counters.redemption(RedemptionOutcome::Lost);
+        counters.grant_lost();
+        counters.cache_hit();
+        counters.scheduler_tick(Timestamp(1_700_000_000_999));
+        counters.rotation_succeeded(Timestamp(1_700_000_060_000));
+        insta::assert_snapshot!(counters.render());
+    }
+}

@@ -1,0 +1,76 @@
+//! The help texts are documentation: they are reviewed as one text.
+
+#![expect(clippy::expect_used, reason = "a test that cannot run the binary must fail")]
+
+use std::process::Command;
+
+fn help(command: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_obo-vault"))
+        .args(command)
+        .arg("--help")
+        .env_clear()
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("help is UTF-8")
+}
+
+#[test]
+fn the_help_of_every_command() {
+    let commands: &[&[&str]] = &[
+        &[],
+        &["init"],
+        &["serve"],
+        &["demo"],
+        &["token", "get"],
+        &["grant"],
+        &["grant", "exchange"],
+        &["grant", "import"],
+        &["grant", "show"],
+        &["grant", "list"],
+        &["grant", "revoke"],
+        &["tenant"],
+        &["tenant", "create"],
+        &["tenant", "list"],
+        &["tenant", "rotate-key"],
+        &["tenant", "keys"],
+        &["tenant", "schedule-purge"],
+        &["tenant", "restore"],
+        &["tenant", "purge"],
+        &["rotation", "run"],
+        &["rotation", "show"],
+        &["audit", "verify"],
+        &["policy", "check"],
+    ];
+    let mut text = String::new();
+    for command in commands {
+        if !cfg!(feature = "demo") && *command == ["demo"] {
+            continue;
+        }
+        let line = [&["obo-vault"], *command, &["--help"]].concat().join(" ");
+        text += &format!("$ {line}\n{}\n", help(command));
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_token_cannot_be_given_as_an_argument() {
+    for command in ["exchange", "import"] {
+        let help = help(&["grant", command]);
+        assert!(help.contains("--token-file") && !help.contains("--token "), "{help}");
+    }
+}
+
+#[test]
+fn wrong_usage_and_no_connection_have_their_exit_codes() {
+    let exit = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_obo-vault")).args(arguments).env_clear().output();
+        output.expect("the binary runs").status.code()
+    };
+    assert_eq!(exit(&["tenant", "frobnicate"]), Some(2));
+    assert_eq!(exit(&["--version"]), Some(0));
+    assert_eq!(exit(&["serve", "--config", "no-such-file.toml"]), Some(3));
+    // Port 1 is reserved (tcpmux) and nothing listens there.
+    assert_eq!(exit(&["tenant", "list", "--endpoint", "http://127.0.0.1:1"]), Some(7));
+    assert_eq!(exit(&["tenant", "list", "--endpoint", "http://vault.example:1"]), Some(2));
+}
