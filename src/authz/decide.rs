@@ -1,0 +1,140 @@
+//! One decision: the vault's words put into Cedar's, and the answer back.
+
+use std::collections::{HashMap, HashSet};
+
+use cedar_policy::{
+    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
+    RestrictedExpression, Schema,
+};
+
+use crate::domain::action::Action;
+
+use super::Question;
+
+/// Evaluates policies. Costs from tens of microseconds up to milliseconds,
+/// growing with the number of policies, so nobody asks the same twice.
+#[expect(clippy::disallowed_types, reason = "this is a part of `authz`")]
+pub(super) struct Judge {
+    cedar: Authorizer,
+    schema: Schema,
+    policies: PolicySet,
+    names: Names,
+}
+
+struct Names {
+    caller: EntityTypeName,
+    tenant: EntityTypeName,
+    vault: EntityTypeName,
+    action: EntityTypeName,
+}
+
+impl Judge {
+    #[expect(clippy::disallowed_types, reason = "this is a part of `authz`")]
+    #[expect(clippy::expect_used, reason = "the names are constants and valid identifiers")]
+    pub(super) fn new(schema: Schema, policies: PolicySet) -> Self {
+        let name = |word: &str| word.parse().expect("names of the schema are identifiers");
+        let names = Names {
+            caller: name("Caller"),
+            tenant: name("Tenant"),
+            vault: name("Vault"),
+            action: name("Action"),
+        };
+        Self { cedar: Authorizer::new(), schema, policies, names }
+    }
+
+    /// Whether the policies permit it. Whatever goes wrong, the answer is no.
+    pub(super) fn permits(&self, question: &Question) -> bool {
+        let evaluated = self.evaluate(question).unwrap_or_else(|what| {
+            tracing::error!(
+                caller = question.caller.as_str(),
+                action = question.action.as_str(),
+                what,
+                "denied, since the request does not fit the policy schema"
+            );
+            false
+        });
+        if !evaluated {
+            tracing::debug!(
+                caller = question.caller.as_str(),
+                action = question.action.as_str(),
+                "denied by policy"
+            );
+        }
+        evaluated
+    }
+
+    fn evaluate(&self, question: &Question) -> Result<bool, String> {
+        let caller = uid(&self.names.caller, question.caller.as_str());
+        let action = uid(&self.names.action, question.action.as_str());
+        let resource = match &question.tenant {
+            Some(tenant) => uid(&self.names.tenant, tenant.as_str()),
+            None => uid(&self.names.vault, "vault"),
+        };
+
+        let mut entities = vec![entity_with_id(caller.clone(), question.caller.as_str())?];
+        if let Some(tenant) = &question.tenant {
+            entities.push(entity_with_id(resource.clone(), tenant.as_str())?);
+        } else {
+            entities.push(Entity::new_no_attrs(resource.clone(), HashSet::new()));
+        }
+        let entities = Entities::from_entities(entities, Some(&self.schema)).map_err(|e| e.to_string())?;
+        let context = Context::from_pairs(context(question)).map_err(|e| e.to_string())?;
+        let request =
+            Request::new(caller, action, resource, context, Some(&self.schema)).map_err(|e| e.to_string())?;
+
+        let response = self.cedar.is_authorized(&request, &self.policies, &entities);
+        // A policy that fails is skipped by Cedar, even one that forbids. Here
+        // its failure denies.
+        let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+        if !errors.is_empty() {
+            return Err(errors.join("; "));
+        }
+        Ok(response.decision() == Decision::Allow)
+    }
+}
+
+fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+}
+
+fn entity_with_id(uid: EntityUid, id: &str) -> Result<Entity, String> {
+    let attributes = HashMap::from([("id".to_owned(), RestrictedExpression::new_string(id.to_owned()))]);
+    Entity::new(uid, attributes, HashSet::new()).map_err(|e| e.to_string())
+}
+
+/// What a policy may judge a request by besides caller, action and tenant; the
+/// schema has the same per action.
+fn context(question: &Question) -> Vec<(String, RestrictedExpression)> {
+    let text = |s: &str| RestrictedExpression::new_string(s.to_owned());
+    let mut pairs = Vec::new();
+    if let Some(client) = &question.client {
+        pairs.push(("client".to_owned(), text(client.as_str())));
+    }
+    if asks_for_a_token(question.action) {
+        pairs.push(("scopes".to_owned(), RestrictedExpression::new_set(question.scopes.iter().map(text))));
+        if let Some(resource) = &question.resource {
+            pairs.push(("resource".to_owned(), text(resource.as_str())));
+        }
+    }
+    pairs
+}
+
+/// Whether scopes and resource are a part of the question. Elsewhere they are
+/// dropped before the decision is looked up.
+pub(super) fn asks_for_a_token(action: Action) -> bool {
+    match action {
+        Action::GetAccessToken | Action::ExchangeOnBehalfOf | Action::ImportGrant => true,
+        Action::DescribeGrant
+        | Action::ListGrants
+        | Action::RevokeGrant
+        | Action::CreateTenant
+        | Action::ListTenants
+        | Action::RotateTenantKey
+        | Action::DescribeTenantKeys
+        | Action::ScheduleTenantPurge
+        | Action::RestoreTenant
+        | Action::PurgeTenantNow
+        | Action::RunRotation
+        | Action::DescribeRotation => false,
+    }
+}
