@@ -111,7 +111,11 @@ impl GrantService {
     /// # Errors
     ///
     /// No such grant, or the store cannot be read.
-    pub async fn describe(&self, permit: &Permit<DescribeGrant>, subject: SubjectId) -> Result<Grant, Failure> {
+    pub async fn describe(
+        &self,
+        permit: &Permit<DescribeGrant>,
+        subject: SubjectId,
+    ) -> Result<Grant, Failure> {
         let key = grant_key(permit.tenant(), permit.client(), subject)?;
         let found = self.store.grant(&key).await.map_err(|e| store_failure(&e))?;
         found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))
@@ -128,7 +132,8 @@ impl GrantService {
         after: Option<&GrantCursor>,
         limit: u32,
     ) -> Result<(Vec<Grant>, Option<GrantCursor>), Failure> {
-        let tenant = permit.tenant().ok_or_else(|| Failure::new(Reason::Internal, "a permit without tenant"))?;
+        let tenant =
+            permit.tenant().ok_or_else(|| Failure::new(Reason::Internal, "a permit without tenant"))?;
         let known = self.store.tenant(tenant).await.map_err(|e| store_failure(&e))?;
         if known.is_none() {
             return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
@@ -177,10 +182,13 @@ fn grant_key(
 
 fn assertion_failure(error: AssertionError) -> Failure {
     match error {
-        AssertionError::Malformed => Failure::new(Reason::AssertionMalformed, "the user's token is not a signed JWT"),
+        AssertionError::Malformed => {
+            Failure::new(Reason::AssertionMalformed, "the user's token is not a signed JWT")
+        }
         AssertionError::Rejected(detail) => Failure::new(Reason::AssertionRejected, detail),
         AssertionError::Expired => Failure::new(Reason::AssertionExpired, "the user's token has expired"),
-        AssertionError::KeysUnavailable(detail) => Failure::new(Reason::ProviderUnavailable, detail)
-            .retry_after(std::time::Duration::from_secs(5)),
+        AssertionError::KeysUnavailable(detail) => {
+            Failure::new(Reason::ProviderUnavailable, detail).retry_after(std::time::Duration::from_secs(5))
+        }
     }
 }

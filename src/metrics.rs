@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
+use crate::domain::action::Action;
+use crate::domain::reason::Reason;
 
 /// How a redemption of a refresh token ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +49,8 @@ pub struct Counters {
     scheduler_ticks: AtomicU64,
     scheduler_last_tick: AtomicI64,
     rotations_failed: AtomicU64,
+    clients_rejected: AtomicU64,
+    calls: Calls,
     rotation_last_success: AtomicI64,
 }
 
@@ -107,6 +111,16 @@ impl Counters {
         add_one(&self.rotations_failed);
     }
 
+    /// A provider rejected the vault's own client credentials.
+    pub fn client_rejected(&self) {
+        add_one(&self.clients_rejected);
+    }
+
+    /// A call of the API was answered: well, or with a reason.
+    pub fn call(&self, action: Action, reason: Option<Reason>) {
+        add_one(&self.calls.0[Calls::index(action, reason)]);
+    }
+
     /// The counters in the text format of Prometheus, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
@@ -122,11 +136,34 @@ impl Counters {
             ("grants_lost_total", &self.grants_lost, "Grants that became LOST; each needs its user."),
             ("grants_in_doubt_total", &self.grants_in_doubt, "Grants that became IN_DOUBT."),
             ("audit_failures_total", &self.audit_failures, "Audit entries that could not be written."),
+            (
+                "clients_rejected_total",
+                &self.clients_rejected,
+                "Answers in which a provider rejects the vault's own client credentials.",
+            ),
             ("scheduler_ticks_total", &self.scheduler_ticks, "Signs of life of the scheduler."),
             ("rotations_failed_total", &self.rotations_failed, "Runs of the rotation job that failed."),
         ] {
             head(&mut text, name, "counter", help);
             let _ = writeln!(text, "obo_vault_{name} {}", counter.load(Ordering::Relaxed));
+        }
+        head(
+            &mut text,
+            "calls_total",
+            "counter",
+            "Calls of the API by action and reason; only those that happened.",
+        );
+        for action in Action::ALL {
+            for reason in std::iter::once(None).chain(Reason::ALL.into_iter().map(Some)) {
+                let count = self.calls.0[Calls::index(action, reason)].load(Ordering::Relaxed);
+                if count > 0 {
+                    let (action, reason) = (action.as_str(), reason.map_or("OK", Reason::as_str));
+                    let _ = writeln!(
+                        text,
+                        "obo_vault_calls_total{{action=\"{action}\",reason=\"{reason}\"}} {count}"
+                    );
+                }
+            }
         }
         for (name, time, help) in [
             (
@@ -144,6 +181,23 @@ impl Counters {
             let _ = writeln!(text, "obo_vault_{name} {}", time.load(Ordering::Relaxed));
         }
         text
+    }
+}
+
+/// One counter for each action and reason.
+#[derive(Debug)]
+struct Calls([AtomicU64; Action::ALL.len() * (Reason::ALL.len() + 1)]);
+
+impl Calls {
+    fn index(action: Action, reason: Option<Reason>) -> usize {
+        // Both enums are listed in the order of their declaration.
+        action as usize * (Reason::ALL.len() + 1) + reason.map_or(0, |reason| reason as usize + 1)
+    }
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }
 

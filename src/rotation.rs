@@ -26,7 +26,7 @@ use crate::domain::rotation::{Counts, Phase, Run, RunOptions, Trigger};
 use crate::entropy::{self, SharedEntropy};
 use crate::idp::Idp;
 use crate::keyring::Keyring;
-use crate::metrics::Metrics;
+use crate::metrics::Counters;
 use crate::redeem::Redeemer;
 use crate::redeem::gate::store_failure;
 use crate::store::Store;
@@ -67,7 +67,7 @@ pub struct Parts {
     /// Randomness.
     pub entropy: SharedEntropy,
     /// Counters.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<Counters>,
     /// What can be set.
     pub settings: Settings,
 }
@@ -127,7 +127,8 @@ impl RotationService {
             return Ok(running);
         }
         let run = Run {
-            id: entropy::uuid(&*self.parts.entropy).map_err(|e| Failure::new(Reason::Internal, e.to_string()))?,
+            id: entropy::uuid(&*self.parts.entropy)
+                .map_err(|e| Failure::new(Reason::Internal, e.to_string()))?,
             phase: Phase::NewVersions,
             trigger,
             options,
@@ -144,13 +145,18 @@ impl RotationService {
     /// # Errors
     ///
     /// The store cannot be read or written.
-    pub async fn resume(&self, _permit: &Permit<RunRotation>) -> Result<Option<watch::Receiver<Run>>, Failure> {
+    pub async fn resume(
+        &self,
+        _permit: &Permit<RunRotation>,
+    ) -> Result<Option<watch::Receiver<Run>>, Failure> {
         let _one_at_a_time = self.starting.lock().await;
         if self.under_way().is_some() {
             return Ok(None);
         }
         match self.newest().await? {
-            Some(run) if run.ended_at.is_none() => Ok(Some(self.spawn(Run { trigger: Trigger::Resume, ..run }))),
+            Some(run) if run.ended_at.is_none() => {
+                Ok(Some(self.spawn(Run { trigger: Trigger::Resume, ..run })))
+            }
             Some(_) | None => Ok(None),
         }
     }

@@ -286,7 +286,7 @@ pub trait Store: Send + Sync + 'static {
     /// Commit 1: the grant becomes SENDING and the intent is durable.
     async fn claim(&self, claim: Claim) -> Refusable<SealedGrant, ClaimLost>;
     /// Makes the sealed raw answer of an attempt durable (rule 5). `false`: the
-    /// attempt is no longer there.
+    /// attempt is no longer there, or `key_version` is no longer the newest.
     async fn record_answer(
         &self,
         attempt: AttemptId,
@@ -310,7 +310,7 @@ pub trait Store: Send + Sync + 'static {
     /// Makes the intent of an intake durable.
     async fn begin_intake(&self, intake: &Intake) -> Refusable<(), CommitRefused>;
     /// Makes the sealed raw answer of an intake durable. `false`: the intake is
-    /// no longer there.
+    /// no longer there, or `key_version` is no longer the newest.
     async fn record_intake_answer(
         &self,
         attempt: AttemptId,

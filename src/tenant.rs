@@ -219,7 +219,9 @@ impl TenantService {
         let restored = self.store.restore_tenant(id).await.map_err(|e| store_failure(&e))?;
         let tenant = match restored {
             Ok(tenant) => tenant,
-            Err(TenantRefused::NotFound | TenantRefused::Exists) => return Err(refused(TenantRefused::NotFound)),
+            Err(TenantRefused::NotFound | TenantRefused::Exists) => {
+                return Err(refused(TenantRefused::NotFound));
+            }
             Err(TenantRefused::WrongState) => {
                 return Err(match self.known(id).await?.state {
                     TenantState::Active { .. } | TenantState::PurgeScheduled { .. } => {
@@ -242,10 +244,14 @@ impl TenantService {
     pub async fn purge_now(&self, permit: &Permit<PurgeTenantNow>, confirm: &str) -> Result<Purged, Failure> {
         let id = tenant_of(permit.tenant())?;
         if confirm != id.as_str() {
-            return Err(Failure::new(Reason::ConfirmationMismatch, "the confirmation is not the tenant's name"));
+            return Err(Failure::new(
+                Reason::ConfirmationMismatch,
+                "the confirmation is not the tenant's name",
+            ));
         }
         let tenant = self.known(id).await?;
-        if self.purge_protection && !matches!(tenant.state, TenantState::Purging | TenantState::Purged { .. }) {
+        if self.purge_protection && !matches!(tenant.state, TenantState::Purging | TenantState::Purged { .. })
+        {
             return Err(Failure::new(Reason::PurgeProtected, "the configuration forbids an immediate purge"));
         }
         self.purge(id).await
@@ -264,8 +270,7 @@ impl TenantService {
             for tenant in &page {
                 if let Some(newest) = tenant.sealing_version() {
                     let versions = self.keyring.versions(&tenant.id).await.map_err(|e| key_failure(&e))?;
-                    let active =
-                        versions.iter().any(|v| v.version == newest && v.state == KeyState::Active);
+                    let active = versions.iter().any(|v| v.version == newest && v.state == KeyState::Active);
                     if !active {
                         self.keyring.activate(&tenant.id, newest).await.map_err(|e| key_failure(&e))?;
                     }

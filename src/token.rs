@@ -16,8 +16,6 @@ use crate::domain::scope::Target;
 use crate::redeem::engine::Handed;
 use crate::redeem::{Origin, Redeemer};
 
-/// Least remaining life when the request names none.
-pub const DEFAULT_MIN_LIFE: Duration = Duration::from_secs(60);
 /// Most that a request may ask for.
 pub const MAX_MIN_LIFE: Duration = Duration::from_secs(600);
 
@@ -28,21 +26,23 @@ pub struct Request {
     pub subject: SubjectId,
     /// What the token is for.
     pub target: Target,
-    /// Least remaining life.
-    pub min_life: Duration,
+    /// Least remaining life; `None` is the configured one.
+    pub min_life: Option<Duration>,
 }
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct TokenService {
     redeemer: Arc<Redeemer>,
+    usual_min_life: Duration,
 }
 
 impl TokenService {
-    /// The service over an engine.
+    /// The service over an engine; `usual_min_life` is for requests that name
+    /// none.
     #[must_use]
-    pub fn new(redeemer: Arc<Redeemer>) -> Self {
-        Self { redeemer }
+    pub fn new(redeemer: Arc<Redeemer>, usual_min_life: Duration) -> Self {
+        Self { redeemer, usual_min_life }
     }
 
     /// An access token for the tenant and client of the permit. The caller
@@ -60,7 +60,8 @@ impl TokenService {
         let Request { subject, target, min_life } = request;
         let (tenant, client) = permitted(permit.tenant(), permit.client())?;
         let key = GrantKey { tenant, client, subject };
-        self.redeemer.access_token(&key, &target, min_life.min(MAX_MIN_LIFE), origin).await
+        let min_life = min_life.unwrap_or(self.usual_min_life).min(MAX_MIN_LIFE);
+        self.redeemer.access_token(&key, &target, min_life, origin).await
     }
 }
 

@@ -135,7 +135,8 @@ fn exit_of_reason(reason: Reason) -> Exit {
         | Reason::PageTokenInvalid
         | Reason::WindowInvalid
         | Reason::ConfirmationMismatch
-        | Reason::TenantExists => Exit::InvalidArgument,
+        | Reason::TenantExists
+        | Reason::MessageTooLarge => Exit::InvalidArgument,
         Reason::CallerUnidentified | Reason::NotPermitted => Exit::NotPermitted,
         Reason::TenantNotFound | Reason::ClientNotFound | Reason::GrantNotFound => Exit::NotFound,
         Reason::AssertionRejected
@@ -161,7 +162,7 @@ fn exit_of_reason(reason: Reason) -> Exit {
         | Reason::AuditUnavailable
         | Reason::StoreUnavailable
         | Reason::ShuttingDown => Exit::TryAgain,
-        Reason::GrantUnreadable | Reason::Internal => Exit::Unexpected,
+        Reason::GrantUnreadable | Reason::MethodUnknown | Reason::Internal => Exit::Unexpected,
     }
 }
 
@@ -176,6 +177,8 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::ScopeNotGranted => {
             "ask for scopes within the grant, or exchange again with the scopes needed"
         }
+        Reason::MessageTooLarge => "send less at once, or have server.max_message_bytes raised",
+        Reason::MethodUnknown => "use a client of the vault's own version",
         Reason::PageTokenInvalid => "begin again without a page token",
         Reason::WindowInvalid => "choose a window of 0 to 30 days",
         Reason::ConfirmationMismatch => "give the tenant's name as the confirmation",

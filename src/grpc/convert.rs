@@ -42,7 +42,8 @@ pub(super) fn target(scopes: &[String], resource: &str, claims: &str) -> Result<
         "" => None,
         json => {
             let claims = Claims::new(json).map_err(|e| invalid(&e))?;
-            let parsed: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_str(claims.as_str());
+            let parsed: Result<serde_json::Map<String, serde_json::Value>, _> =
+                serde_json::from_str(claims.as_str());
             parsed.map_err(|_| invalid_request("claims_challenge is not a JSON object"))?;
             Some(claims)
         }
@@ -50,11 +51,11 @@ pub(super) fn target(scopes: &[String], resource: &str, claims: &str) -> Result<
     Ok(Target { scopes, resource, claims })
 }
 
-pub(super) fn min_life(duration: Option<prost_types::Duration>) -> Result<Duration, Failure> {
+pub(super) fn min_life(duration: Option<prost_types::Duration>) -> Result<Option<Duration>, Failure> {
     match duration {
-        None => Ok(crate::token::DEFAULT_MIN_LIFE),
+        None => Ok(None),
         Some(span) => match Duration::try_from(span) {
-            Ok(span) if span <= crate::token::MAX_MIN_LIFE => Ok(span),
+            Ok(span) if span <= crate::token::MAX_MIN_LIFE => Ok(Some(span)),
             Ok(_) | Err(_) => Err(invalid_request("min_remaining_life must be 0 to 10 minutes")),
         },
     }
@@ -82,7 +83,8 @@ fn invalid(error: &InvalidName) -> Failure {
 }
 
 pub(super) fn token_answer(token: &IssuedToken, from_cache: bool) -> proto::GetAccessTokenResponse {
-    let IssuedToken { token, token_type, expires_at, scopes, refresh_at: _, generation: _, tenant_epoch: _ } = token;
+    let IssuedToken { token, token_type, expires_at, scopes, refresh_at: _, generation: _, tenant_epoch: _ } =
+        token;
     proto::GetAccessTokenResponse {
         access_token: token.expose().to_owned(),
         token_type: token_type.clone(),

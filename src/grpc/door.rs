@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::task::TaskTracker;
 
-use crate::audit::{AuditLog, Entry, Kind};
+use crate::audit::{AuditLog, Entry, Ticket};
 use crate::authn::Caller;
 use crate::authz::permit::Permitted;
 use crate::authz::{Authorizer, Permit, Request as Resource};
@@ -23,7 +23,7 @@ use crate::domain::action::Action;
 use crate::domain::failure::Failure;
 use crate::domain::id::SubjectId;
 use crate::domain::reason::Reason;
-use crate::metrics::Metrics;
+use crate::metrics::Counters;
 use crate::redeem::Origin;
 use crate::redeem::record::unavailable;
 
@@ -31,11 +31,10 @@ use super::listen::Peer;
 use super::status::{self, Status};
 
 /// What all services share.
-#[derive(Debug)]
 pub struct Door {
     authorizer: Arc<Authorizer>,
     audit: Arc<AuditLog>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<Counters>,
     tasks: TaskTracker,
     /// Random per process, so that request ids of two runs differ.
     run: String,
@@ -58,17 +57,31 @@ pub struct Subject {
     pub(super) subject: Option<SubjectId>,
 }
 
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").finish_non_exhaustive()
+    }
+}
+
 impl Door {
     /// The door of one process. `run` is random, `pages` keys the page tokens.
     #[must_use]
     pub fn new(
         authorizer: Arc<Authorizer>,
         audit: Arc<AuditLog>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<Counters>,
         run: String,
         pages: super::page::Pages,
     ) -> Self {
-        Self { authorizer, audit, metrics, tasks: TaskTracker::new(), run, requests: AtomicU64::new(0), pages }
+        Self {
+            authorizer,
+            audit,
+            metrics,
+            tasks: TaskTracker::new(),
+            run,
+            requests: AtomicU64::new(0),
+            pages,
+        }
     }
 
     /// Waits for the work of callers that have gone away.
@@ -80,7 +93,9 @@ impl Door {
     /// Who calls. The certificate was read when the connection was made.
     pub(super) fn visitor<T>(&self, request: &tonic::Request<T>) -> Visitor {
         let caller = match request.extensions().get::<Peer>() {
-            Some(peer) => peer.caller().map_err(|why| Failure::new(Reason::CallerUnidentified, why.to_string())),
+            Some(peer) => {
+                peer.caller().map_err(|why| Failure::new(Reason::CallerUnidentified, why.to_string()))
+            }
             None => Err(Failure::new(Reason::CallerUnidentified, "a connection without a peer")),
         };
         let given = request.metadata().get("x-request-id").and_then(|id| id.to_str().ok());
@@ -106,11 +121,12 @@ impl Door {
     {
         let door = Arc::clone(self);
         let task = self.tasks.spawn(async move {
-            let visit = door.enter::<A>(&visitor, subject)?;
+            let (visit, requested) = door.enter::<A>(&visitor, subject)?;
             // Durable before anything is done.
-            door.request_durable(&visit, &visitor).await?;
+            let requested = door.audit.durable(requested).await;
+            requested.map_err(|e| door.refuse(&visitor, A::ACTION, &unavailable(&e)))?;
             let result = work(visit.permit.clone(), visit.origin.clone()).await;
-            door.leave(&visitor, &visit, result).await
+            door.leave(&visitor, &visit, None, result).await
         });
         let result = task.await;
         result.unwrap_or_else(|_| Err(status::of(&Failure::new(Reason::Internal, "a task ended"), "")))
@@ -118,41 +134,49 @@ impl Door {
 
     /// The fast path of GetAccessToken: the request is in the chain before
     /// anything is looked up, and on disk before anything is sent or answered.
-    pub(super) async fn quick_call<A, T, K>(
+    pub(super) async fn quick_call<A, T, K, F>(
         &self,
         visitor: Visitor,
         subject: Result<Subject, Failure>,
-        work: impl AsyncFnOnce(&Permit<A>, &Origin) -> Result<(T, K), Failure>,
+        work: impl FnOnce(Permit<A>, Origin) -> F,
     ) -> Result<tonic::Response<T>, Status>
     where
         A: Permitted,
+        F: Future<Output = Result<(T, K), Failure>>,
     {
-        let visit = self.enter::<A>(&visitor, subject)?;
-        match work(&visit.permit, &visit.origin).await {
+        let (visit, requested) = self.enter::<A>(&visitor, subject)?;
+        match work(visit.permit.clone(), visit.origin.clone()).await {
             Ok((answer, kept)) => {
-                let answer = self.leave(&visitor, &visit, Ok(answer)).await;
+                let answer = self.leave(&visitor, &visit, Some(requested), Ok(answer)).await;
                 // Held until the answer is made: see `redeem::gate::Pass`.
                 drop(kept);
                 answer
             }
-            Err(failure) => self.leave(&visitor, &visit, Err(failure)).await,
+            Err(failure) => self.leave(&visitor, &visit, Some(requested), Err(failure)).await,
         }
     }
 
-    fn enter<A: Permitted>(&self, visitor: &Visitor, subject: Result<Subject, Failure>) -> Result<Visit<A>, Status> {
+    fn enter<A: Permitted>(
+        &self,
+        visitor: &Visitor,
+        subject: Result<Subject, Failure>,
+    ) -> Result<(Visit<A>, Ticket), Status> {
         let refuse = |failure: Failure| self.refuse(visitor, A::ACTION, &failure);
         let caller = visitor.caller.as_ref().map_err(|failure| refuse(failure.clone()))?;
         let subject = subject.map_err(refuse)?;
         let origin = Origin { request_id: visitor.request_id.clone(), caller: caller.id().clone() };
         let permit = self.authorizer.permit::<A>(caller, subject.resource.clone());
-        self.audit
-            .append(entry(Kind::Request, &origin, A::ACTION, &subject))
+        let request = self
+            .audit
+            .append(described(Entry::request(&origin.request_id, A::ACTION.as_str()), &origin, &subject))
             .map_err(|e| refuse(unavailable(&e)))?;
         match permit {
-            Ok(permit) => Ok(Visit { permit, origin, subject }),
+            Ok(permit) => Ok((Visit { permit, origin, subject }, request)),
             Err(denied) => {
                 let failure = Failure::new(Reason::NotPermitted, denied.to_string());
-                let outcome = entry(Kind::Outcome, &origin, A::ACTION, &subject).reason(Reason::NotPermitted);
+                let outcome =
+                    described(Entry::outcome(&origin.request_id, A::ACTION.as_str()), &origin, &subject)
+                        .reason(Reason::NotPermitted);
                 // Nothing leaves, so nobody has to wait for the disk.
                 let _ = self.audit.append(outcome);
                 Err(self.refuse(visitor, A::ACTION, &failure))
@@ -160,28 +184,31 @@ impl Door {
         }
     }
 
-    async fn request_durable<A>(&self, visit: &Visit<A>, visitor: &Visitor) -> Result<(), Status>
-    where
-        A: Permitted,
-    {
-        let started = self.audit.record(entry(Kind::Event, &visit.origin, A::ACTION, &visit.subject).note("begins"));
-        started.await.map_err(|e| self.refuse(visitor, A::ACTION, &unavailable(&e)))
-    }
-
     async fn leave<A: Permitted, T>(
         &self,
         visitor: &Visitor,
         visit: &Visit<A>,
+        requested: Option<Ticket>,
         result: Result<T, Failure>,
     ) -> Result<tonic::Response<T>, Status> {
-        let mut outcome = entry(Kind::Outcome, &visit.origin, A::ACTION, &visit.subject);
-        if let Err(failure) = &result {
-            outcome = outcome.reason(failure.reason());
-        }
-        let audited = self.audit.record(outcome).await.map_err(|e| unavailable(&e));
+        let outcome = Entry::outcome(&visit.origin.request_id, A::ACTION.as_str());
+        let outcome = described(outcome, &visit.origin, &visit.subject)
+            .reason(result.as_ref().err().map(Failure::reason));
+        // Each ticket speaks for its own entry; usually both are in one batch.
+        let audited = match self.audit.append(outcome) {
+            Ok(outcome) => match requested {
+                Some(requested) => {
+                    let requested = self.audit.durable(requested).await;
+                    requested.and(self.audit.durable(outcome).await)
+                }
+                None => self.audit.durable(outcome).await,
+            },
+            Err(error) => Err(error),
+        };
+        let audited = audited.map_err(|e| unavailable(&e));
         match audited.and(result) {
             Ok(answer) => {
-                self.metrics.call(A::ACTION.as_str(), "OK");
+                self.metrics.call(A::ACTION, None);
                 tracing::debug!(request.id = %visitor.request_id, action = A::ACTION.as_str(), "ok");
                 Ok(tonic::Response::new(answer))
             }
@@ -189,9 +216,20 @@ impl Door {
         }
     }
 
+    /// Refuses a call that failed before the policy could be asked about it, and
+    /// leaves a trace in the audit log all the same.
+    pub(super) fn refuse_audited(&self, visitor: &Visitor, action: Action, failure: &Failure) -> Status {
+        let caller = visitor.caller.as_ref().ok().map(Caller::id);
+        let outcome =
+            Entry::outcome(&visitor.request_id, action.as_str()).caller(caller).reason(failure.reason());
+        // Nothing was done and nothing leaves, so nobody waits for the disk.
+        let _ = self.audit.append(outcome);
+        self.refuse(visitor, action, failure)
+    }
+
     /// Logs what failed and why, and tells the caller what it may know.
     pub(super) fn refuse(&self, visitor: &Visitor, action: Action, failure: &Failure) -> Status {
-        self.metrics.call(action.as_str(), failure.reason().as_str());
+        self.metrics.call(action, Some(failure.reason()));
         let caller = visitor.caller.as_ref().map_or("unidentified", |caller| caller.id().as_str());
         tracing::warn!(
             request.id = %visitor.request_id, caller.id = caller, action = action.as_str(),
@@ -207,27 +245,18 @@ struct Visit<A> {
     subject: Subject,
 }
 
-fn entry<'a>(kind: Kind, origin: &'a Origin, action: Action, subject: &'a Subject) -> Entry<'a> {
+fn described<'a>(entry: Entry<'a>, origin: &'a Origin, subject: &'a Subject) -> Entry<'a> {
     let Subject { resource: Resource { tenant, client, scopes, resource }, subject } = subject;
-    let mut entry = Entry::new(kind, &origin.request_id, action.as_str()).caller(&origin.caller);
-    if let Some(tenant) = tenant {
-        entry = entry.tenant(tenant);
-    }
-    if let Some(client) = client {
-        entry = entry.client(client);
-    }
-    if let Some(subject) = subject {
-        entry = entry.subject(subject);
-    }
-    if !scopes.is_empty() {
-        entry = entry.scopes(scopes);
-    }
-    if let Some(resource) = resource {
-        entry = entry.resource(resource);
-    }
     entry
+        .caller(&origin.caller)
+        .tenant(tenant)
+        .client(client)
+        .subject(subject)
+        .scopes((!scopes.is_empty()).then_some(scopes))
+        .resource(resource)
 }
 
 fn is_request_id(id: &str) -> bool {
-    (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    (1..=64).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }

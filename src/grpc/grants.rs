@@ -65,13 +65,17 @@ impl Api for Grants {
         };
         let (service, tenants) = (self.service.clone(), self.tenants.clone());
         self.door
-            .call(visitor, Ok(subject), |permit: permit::Permit<permit::ExchangeOnBehalfOf>, origin| async move {
-                if let Some(tenants) = tenants {
-                    tenants.ensure(&verified.user.tenant).await?;
-                }
-                let (grant, replaced) = service.exchange(&permit, verified, target, origin).await?;
-                Ok(ExchangeOnBehalfOfResponse { grant: Some(convert::grant(grant)), replaced })
-            })
+            .call(
+                visitor,
+                Ok(subject),
+                |permit: permit::Permit<permit::ExchangeOnBehalfOf>, origin| async move {
+                    if let Some(tenants) = tenants {
+                        tenants.ensure(&verified.user.tenant).await?;
+                    }
+                    let (grant, replaced) = service.exchange(&permit, verified, target, origin).await?;
+                    Ok(ExchangeOnBehalfOfResponse { grant: Some(convert::grant(grant)), replaced })
+                },
+            )
             .await
     }
 
@@ -132,7 +136,7 @@ impl Api for Grants {
         };
         let (service, door) = (self.service.clone(), Arc::clone(&self.door));
         self.door
-            .call(visitor, Ok(subject), |permit, _origin| async move {
+            .call(visitor, Ok(subject), move |permit, _origin| async move {
                 let (grants, next) = service.list(&permit, listing.after.as_ref(), listing.size).await?;
                 let next_page_token = next.map_or_else(String::new, |next| {
                     door.pages.seal(
@@ -174,8 +178,12 @@ struct Listing {
 }
 
 impl Grants {
-    async fn verified(&self, request: ExchangeOnBehalfOfRequest) -> Result<(VerifiedAssertion, Target), Failure> {
-        let ExchangeOnBehalfOfRequest { client, user_access_token, scopes, resource, claims_challenge } = request;
+    async fn verified(
+        &self,
+        request: ExchangeOnBehalfOfRequest,
+    ) -> Result<(VerifiedAssertion, Target), Failure> {
+        let ExchangeOnBehalfOfRequest { client, user_access_token, scopes, resource, claims_challenge } =
+            request;
         let assertion = UnverifiedAssertion::new(user_access_token);
         let target = convert::target(&scopes, &resource, &claims_challenge)?;
         let client = convert::client_id(&client)?;
@@ -212,9 +220,13 @@ fn import(request: ImportGrantRequest) -> Result<(GrantKey, RefreshToken, Target
     let ImportGrantRequest { tenant, subject, client, imported_token, scopes, resource } = request;
     let pasted = RefreshToken::new(imported_token);
     let token = pasted.expose().trim();
-    if token.is_empty() || token.len() > LARGEST_IMPORT || token.chars().any(|c| c.is_whitespace() || c.is_control())
+    if token.is_empty()
+        || token.len() > LARGEST_IMPORT
+        || token.chars().any(|c| c.is_whitespace() || c.is_control())
     {
-        return Err(convert::invalid_request("imported_token must be 1 byte to 16 KiB without white space inside"));
+        return Err(convert::invalid_request(
+            "imported_token must be 1 byte to 16 KiB without white space inside",
+        ));
     }
     let token = RefreshToken::new(token.to_owned());
     let key = GrantKey {

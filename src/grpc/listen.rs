@@ -120,13 +120,13 @@ fn log_handshake(address: SocketAddr, why: &str) {
 async fn secure(socket: TcpStream, security: &Security) -> io::Result<Connection> {
     socket.set_nodelay(true)?;
     match security {
-        Security::PlainText(caller) => Ok(Connection {
-            stream: Transport::Plain(socket),
-            peer: Peer(Arc::new(Ok(caller.clone()))),
-        }),
+        Security::PlainText(caller) => {
+            Ok(Connection { stream: Transport::Plain(socket), peer: Peer(Arc::new(Ok(caller.clone()))) })
+        }
         Security::Tls(acceptor) => {
             let stream = acceptor.accept(socket).await?;
-            let certificates: &[CertificateDer<'_>] = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let certificates: &[CertificateDer<'_>] =
+                stream.get_ref().1.peer_certificates().unwrap_or_default();
             let peer = Peer(Arc::new(authn::identify(certificates)));
             Ok(Connection { stream: Transport::Tls(Box::new(stream)), peer })
         }

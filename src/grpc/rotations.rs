@@ -8,7 +8,9 @@ use tokio_stream::wrappers::WatchStream;
 
 use crate::domain::rotation::{RunOptions, Trigger};
 use crate::proto::rotation_service_server::RotationService as Api;
-use crate::proto::{DescribeRotationRequest, DescribeRotationResponse, RunRotationRequest, RunRotationResponse};
+use crate::proto::{
+    DescribeRotationRequest, DescribeRotationResponse, RunRotationRequest, RunRotationResponse,
+};
 use crate::rotation::RotationService;
 
 use super::convert;

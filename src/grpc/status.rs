@@ -28,7 +28,14 @@ pub const DOMAIN: &str = "obo-vault";
 /// The status of a failure.
 pub(super) fn of(failure: &Failure, request_id: &str) -> Status {
     let (code, text) = meaning(failure.reason());
-    let details = details(code, text, failure.reason(), request_id, failure.retry_delay(), failure.required_interaction());
+    let details = details(
+        code,
+        text,
+        failure.reason(),
+        request_id,
+        failure.retry_delay(),
+        failure.required_interaction(),
+    );
     Status::with_details(code, text, details.into())
 }
 
@@ -40,8 +47,10 @@ fn details(
     retry: Option<Duration>,
     interaction: Option<&Interaction>,
 ) -> Vec<u8> {
-    let metadata = [("request_id".to_owned(), request_id.to_owned())].into_iter().filter(|(_, v)| !v.is_empty());
-    let info = ErrorInfo { reason: reason.as_str().into(), domain: DOMAIN.into(), metadata: metadata.collect() };
+    let metadata =
+        [("request_id".to_owned(), request_id.to_owned())].into_iter().filter(|(_, v)| !v.is_empty());
+    let info =
+        ErrorInfo { reason: reason.as_str().into(), domain: DOMAIN.into(), metadata: metadata.collect() };
     let mut details = vec![any("google.rpc.ErrorInfo", &info)];
     if let Some(delay) = retry {
         let retry_delay = prost_types::Duration::try_from(delay).ok();
@@ -68,38 +77,59 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
     match reason {
         Reason::InvalidRequest => (Code::InvalidArgument, "a field of the request is missing or invalid"),
         Reason::AssertionMalformed => (Code::InvalidArgument, "the user's access token is not a signed JWT"),
-        Reason::AssertionRejected => (Code::FailedPrecondition, "the user's access token is not accepted for this client"),
+        Reason::AssertionRejected => {
+            (Code::FailedPrecondition, "the user's access token is not accepted for this client")
+        }
         Reason::AssertionExpired => (Code::FailedPrecondition, "the user's access token has expired"),
         Reason::ScopeNotGranted => (Code::FailedPrecondition, "a scope is outside the grant"),
         Reason::PageTokenInvalid => (Code::InvalidArgument, "the page token is not one of this listing"),
         Reason::WindowInvalid => (Code::InvalidArgument, "the window must be 0 to 30 days"),
         Reason::ConfirmationMismatch => (Code::InvalidArgument, "the confirmation must be the tenant's name"),
-        Reason::CallerUnidentified => (Code::Unauthenticated, "the client certificate must carry exactly one accepted identity"),
+        Reason::CallerUnidentified => {
+            (Code::Unauthenticated, "the client certificate must carry exactly one accepted identity")
+        }
         Reason::NotPermitted => (Code::PermissionDenied, "the policy does not permit this"),
         Reason::TenantNotFound => (Code::NotFound, "no such tenant"),
         Reason::ClientNotFound => (Code::NotFound, "no such client"),
         Reason::GrantNotFound => (Code::NotFound, "no such grant"),
         Reason::TenantExists => (Code::AlreadyExists, "a tenant of that name exists"),
         Reason::TenantPurged => (Code::FailedPrecondition, "the tenant was purged"),
-        Reason::TenantPurgeScheduled => (Code::FailedPrecondition, "the tenant is out of service, its purge is scheduled"),
+        Reason::TenantPurgeScheduled => {
+            (Code::FailedPrecondition, "the tenant is out of service, its purge is scheduled")
+        }
         Reason::PurgeNotScheduled => (Code::FailedPrecondition, "there is no scheduled purge to take back"),
         Reason::PurgeProtected => (Code::FailedPrecondition, "the configuration forbids an immediate purge"),
-        Reason::PurgeIncomplete => (Code::Unavailable, "the keys are destroyed, their traces are not yet overwritten; it is tried again"),
-        Reason::InteractionRequired => (Code::FailedPrecondition, "the user must sign in again at the identity provider"),
-        Reason::GrantRevoked => (Code::FailedPrecondition, "the identity provider revoked the grant; the user must consent again"),
-        Reason::GrantLost => (Code::FailedPrecondition, "the refresh token was lost; the user must consent again"),
+        Reason::PurgeIncomplete => (
+            Code::Unavailable,
+            "the keys are destroyed, their traces are not yet overwritten; it is tried again",
+        ),
+        Reason::InteractionRequired => {
+            (Code::FailedPrecondition, "the user must sign in again at the identity provider")
+        }
+        Reason::GrantRevoked => {
+            (Code::FailedPrecondition, "the identity provider revoked the grant; the user must consent again")
+        }
+        Reason::GrantLost => {
+            (Code::FailedPrecondition, "the refresh token was lost; the user must consent again")
+        }
         Reason::GrantInDoubt => (Code::Unavailable, "whether the refresh token was used is not known yet"),
-        Reason::IdentityUnproven => (Code::FailedPrecondition, "the identity provider's answer does not say who the user is"),
+        Reason::IdentityUnproven => {
+            (Code::FailedPrecondition, "the identity provider's answer does not say who the user is")
+        }
         Reason::IdentityMismatch => (Code::FailedPrecondition, "the token belongs to another user"),
         Reason::NoRefreshToken => (Code::FailedPrecondition, "the identity provider issued no refresh token"),
         Reason::NoAccessToken => (Code::Unavailable, "the identity provider's answer has no access token"),
         Reason::ProviderRefused => (Code::FailedPrecondition, "the identity provider refused the request"),
         Reason::ProviderThrottled => (Code::Unavailable, "the identity provider asks for a pause"),
         Reason::ProviderUnavailable => (Code::Unavailable, "the identity provider cannot be reached"),
-        Reason::ProviderRejectedClient => (Code::FailedPrecondition, "the identity provider rejects the vault's client credentials"),
+        Reason::ProviderRejectedClient => {
+            (Code::FailedPrecondition, "the identity provider rejects the vault's client credentials")
+        }
         Reason::GrantUnreadable => (Code::DataLoss, "the sealed token cannot be opened"),
         Reason::KeyUnavailable => (Code::Unavailable, "a key of the tenant cannot be had right now"),
-        Reason::AuditUnavailable => (Code::Unavailable, "the audit log cannot be written; nothing was handed out"),
+        Reason::AuditUnavailable => {
+            (Code::Unavailable, "the audit log cannot be written; nothing was handed out")
+        }
         Reason::StoreUnavailable => (Code::Unavailable, "the store cannot be used right now"),
         Reason::MessageTooLarge => (Code::OutOfRange, "the request is larger than the vault takes"),
         Reason::MethodUnknown => (Code::Unimplemented, "there is no such method"),
@@ -152,7 +182,9 @@ where
 
 fn describe(headers: &mut tonic::codegen::http::HeaderMap) {
     // Only a call that ended before any message has its status in the headers.
-    let Some(code) = headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())) else { return };
+    let Some(code) = headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())) else {
+        return;
+    };
     if code == Code::Ok || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
         return;
     }

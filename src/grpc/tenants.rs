@@ -9,9 +9,9 @@ use crate::domain::id::TenantId;
 use crate::proto::tenant_service_server::TenantService as Api;
 use crate::proto::{
     CreateTenantRequest, CreateTenantResponse, DescribeTenantKeysRequest, DescribeTenantKeysResponse,
-    ListTenantsRequest, ListTenantsResponse, PurgeTenantNowRequest, PurgeTenantNowResponse, RestoreTenantRequest,
-    RestoreTenantResponse, RotateTenantKeyRequest, RotateTenantKeyResponse, ScheduleTenantPurgeRequest,
-    ScheduleTenantPurgeResponse,
+    ListTenantsRequest, ListTenantsResponse, PurgeTenantNowRequest, PurgeTenantNowResponse,
+    RestoreTenantRequest, RestoreTenantResponse, RotateTenantKeyRequest, RotateTenantKeyResponse,
+    ScheduleTenantPurgeRequest, ScheduleTenantPurgeResponse,
 };
 use crate::tenant::{CensusLine, Purged, TenantService};
 
@@ -54,7 +54,7 @@ impl Api for Tenants {
         };
         let (service, door) = (self.service.clone(), Arc::clone(&self.door));
         self.door
-            .call(visitor, Ok(Subject::default()), |permit, _origin| async move {
+            .call(visitor, Ok(Subject::default()), move |permit, _origin| async move {
                 let (tenants, next) = service.list(&permit, after.as_ref(), size).await?;
                 let next_page_token =
                     next.map_or_else(String::new, |next| door.pages.seal(&["tenants"], &[next.as_str()]));

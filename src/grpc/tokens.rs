@@ -33,8 +33,9 @@ impl Api for Tokens {
             Err(failure) => return Err(self.door.refuse(&visitor, Action::GetAccessToken, &failure)),
         };
         self.door
-            .quick_call(visitor, Ok(subject), async |permit, origin| {
-                let Handed { token, from_cache, pass } = self.service.access_token(permit, request, origin).await?;
+            .quick_call(visitor, Ok(subject), |permit, origin| async move {
+                let Handed { token, from_cache, pass } =
+                    self.service.access_token(&permit, request, &origin).await?;
                 Ok((convert::token_answer(&token, from_cache), pass))
             })
             .await
@@ -42,8 +43,15 @@ impl Api for Tokens {
 }
 
 fn wanted(request: GetAccessTokenRequest) -> Result<(Subject, Request), Failure> {
-    let GetAccessTokenRequest { tenant, subject, client, scopes, resource, min_remaining_life, claims_challenge } =
-        request;
+    let GetAccessTokenRequest {
+        tenant,
+        subject,
+        client,
+        scopes,
+        resource,
+        min_remaining_life,
+        claims_challenge,
+    } = request;
     let target = convert::target(&scopes, &resource, &claims_challenge)?;
     let subject = convert::subject_id(&subject)?;
     let resource = Resource {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::{Generation, GrantKey};
+use crate::domain::grant::{AttemptId, Generation, GrantKey};
 use crate::domain::id::TenantId;
 use crate::domain::key::KeyVersion;
 use crate::domain::reason::Reason;
@@ -20,7 +20,7 @@ use crate::idp::{Client, RawAnswer, TokenAnswer};
 use crate::keyring::KeyringError;
 use crate::seal::{Place, Sealed};
 use crate::secret::AccessToken;
-use crate::store::{Commit, CommitRefused, Renewed, Store as _};
+use crate::store::{Commit, CommitRefused, Renewed};
 
 use super::attempt::Flying;
 use super::cache::IssuedToken;
@@ -34,6 +34,13 @@ const UNNAMED_LIFE: Duration = Duration::from_secs(300);
 /// Longest life that is believed.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 
+/// Where an answer is recorded.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ledger {
+    Attempts,
+    Intakes,
+}
+
 /// The tenant is gone, or the attempt owns the grant no longer.
 pub(super) struct Nobodys;
 
@@ -41,13 +48,36 @@ impl Redeemer {
     /// Rule 5: the raw answer is durable before it is parsed.
     pub(super) async fn journal(&self, flying: &Flying, raw: &RawAnswer) {
         let place = Place::of_answer(&flying.grant, flying.grant.generation);
+        self.journal_in(Ledger::Attempts, flying.attempt.id, &place, raw).await;
+    }
+
+    /// Seals and records until the answer is on disk, or belongs to nobody.
+    pub(super) async fn journal_in(
+        &self,
+        ledger: Ledger,
+        attempt: AttemptId,
+        place: &Place,
+        raw: &RawAnswer,
+    ) {
         let bytes = raw.to_bytes();
+        let mut refused_under = None;
         loop {
-            let Ok((version, sealed)) = self.seal_for_sure(&place, bytes.expose()).await else { return };
-            match self.parts.store.record_answer(flying.attempt.id, version, &sealed).await {
-                Ok(_) => return,
+            let Ok((version, sealed)) = self.seal_for_sure(place, bytes.expose()).await else { return };
+            if refused_under == Some(version) {
+                // Not for its version, so the attempt is gone; commit 2 finds
+                // out the same.
+                return;
+            }
+            let store = &self.parts.store;
+            let recorded = match ledger {
+                Ledger::Attempts => store.record_answer(attempt, version, &sealed).await,
+                Ledger::Intakes => store.record_intake_answer(attempt, version, &sealed).await,
+            };
+            match recorded {
+                Ok(true) => return,
+                Ok(false) => refused_under = Some(version),
                 Err(error) => {
-                    tracing::error!(grant.id = %flying.grant.id, %error, "cannot record an answer, will try again");
+                    tracing::error!(grant.id = %place.grant, %error, "cannot record an answer, will try again");
                     Self::pause().await;
                 }
             }
@@ -55,7 +85,11 @@ impl Redeemer {
     }
 
     /// Commit 2, then the memory.
-    pub(super) async fn commit_2(&self, flying: &Flying, answer: TokenAnswer) -> Result<Arc<IssuedToken>, Failure> {
+    pub(super) async fn commit_2(
+        &self,
+        flying: &Flying,
+        answer: TokenAnswer,
+    ) -> Result<Arc<IssuedToken>, Failure> {
         let now = self.parts.clock.now();
         let profile = flying.client.profile();
         let before = State {
@@ -64,7 +98,8 @@ impl Redeemer {
             not_before: None,
         };
         let event = Event::Answered { attempt: flying.attempt.id, renewed: answer.refresh_token.is_some() };
-        let generation = step(&before, &event, profile, now).map_or(before.generation, |t| t.state.generation);
+        let generation =
+            step(&before, &event, profile, now).map_or(before.generation, |t| t.state.generation);
 
         loop {
             let renewed = match &answer.refresh_token {
@@ -133,7 +168,11 @@ impl Redeemer {
 
     /// Seals under the tenant's newest version, trying until it succeeds or the
     /// tenant is gone.
-    pub(super) async fn seal_for_sure(&self, place: &Place, plain: &[u8]) -> Result<(KeyVersion, Sealed), Nobodys> {
+    pub(super) async fn seal_for_sure(
+        &self,
+        place: &Place,
+        plain: &[u8],
+    ) -> Result<(KeyVersion, Sealed), Nobodys> {
         loop {
             let version = match self.parts.store.tenant(&place.tenant).await {
                 Ok(None) => return Err(Nobodys),
@@ -150,7 +189,9 @@ impl Redeemer {
             if let Some(version) = version {
                 match self.parts.keyring.seal(version, place, plain).await {
                     Ok(sealed) => return Ok((version, sealed)),
-                    Err(KeyringError::TenantGone | KeyringError::Destroyed) => return Err(Nobodys),
+                    Err(KeyringError::TenantGone) => return Err(Nobodys),
+                    // The version moved between the two reads: read again.
+                    Err(KeyringError::Retired(..)) => continue,
                     Err(error) => {
                         tracing::error!(tenant.id = %place.tenant, %error, "cannot seal a token, will try again");
                     }
@@ -173,11 +214,13 @@ impl Redeemer {
     ) -> Result<Arc<IssuedToken>, Failure> {
         let now = self.parts.clock.now();
         self.cache.forget_negative(key);
-        let TokenAnswer { access_token, token_type, expires_in, refresh_token: _, scopes: _, id_token: _ } = answer;
-        let token = access_token
-            .filter(|token| !token.expose().is_empty())
-            .ok_or_else(|| Failure::new(Reason::NoAccessToken, "the provider's answer has no access token"))?;
-        let issued = Arc::new(self.issued(token, token_type, expires_in, scopes, generation, tenant_epoch, now));
+        let TokenAnswer { access_token, token_type, expires_in, refresh_token: _, scopes: _, id_token: _ } =
+            answer;
+        let token = access_token.filter(|token| !token.expose().is_empty()).ok_or_else(|| {
+            Failure::new(Reason::NoAccessToken, "the provider's answer has no access token")
+        })?;
+        let issued =
+            Arc::new(self.issued(token, token_type, expires_in, scopes, generation, tenant_epoch, now));
         self.cache.insert(key, target.clone(), Arc::clone(&issued), now);
         Ok(issued)
     }

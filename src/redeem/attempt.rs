@@ -16,9 +16,10 @@ use crate::domain::scope::Target;
 use crate::entropy;
 use crate::idp::{Client, Exchange, Prepared, Proof, RawAnswer, Refusal, RefusalKind, SendOutcome, Verdict};
 use crate::keyring::KeyringError;
+use crate::metrics::RedemptionOutcome;
 use crate::seal::Place;
 use crate::secret::{Plaintext, RefreshToken};
-use crate::store::{Claim, SealedGrant, Store as _};
+use crate::store::{Claim, SealedGrant};
 
 use super::cache::IssuedToken;
 use super::engine::Redeemer;
@@ -54,17 +55,19 @@ impl Redeemer {
     ) -> Result<Arc<IssuedToken>, Failure> {
         let parts = &self.parts;
         let client = parts.idp.client(&key.client).cloned();
-        let client = client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
-        let found = parts.store.sealed_grant(key).await.map_err(|e| store_failure(&e))?;
-        let sealed = found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))?;
+        let client =
+            client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
+        let (sealed, opened) = self.read_grant(key).await?;
         check_scopes(&client, &sealed.grant, target)?;
 
-        let id = AttemptId(entropy::uuid(&*parts.entropy).map_err(|e| Failure::new(Reason::Internal, e.to_string()))?);
+        let id = AttemptId(
+            entropy::uuid(&*parts.entropy).map_err(|e| Failure::new(Reason::Internal, e.to_string()))?,
+        );
         let now = parts.clock.now();
         // A first, unfenced step tells whether there may be an attempt and in
         // which epoch, before the token is opened for it.
         let planned = claim(&sealed.grant, id, None, client.profile(), now)?;
-        let token = self.open_token(&sealed).await?;
+        let token = opened?;
         let prepared = self.prepare(&client, &sealed.grant, &planned, &token, target, now)?;
         drop(token);
         let attempt = claim(&sealed.grant, id, prepared.fenced_at(), client.profile(), now)?;
@@ -86,7 +89,7 @@ impl Redeemer {
             Ok(_) => (None, "renewed"),
             Err(failure) => (Some(failure.reason()), "not renewed"),
         };
-        parts.metrics.redemption(reason.map_or("OK", Reason::as_str));
+        parts.metrics.redemption(outcome_of(reason));
         if let Err(failure) = &result {
             tracing::warn!(
                 request.id = %origin.request_id, tenant.id = %key.tenant, client.id = %key.client,
@@ -98,10 +101,23 @@ impl Redeemer {
         result
     }
 
-    async fn open_token(&self, sealed: &SealedGrant) -> Result<RefreshToken, Failure> {
-        let place = Place::of_token(&sealed.grant, sealed.grant.generation);
-        let plain = self.parts.keyring.open(&place, &sealed.sealed).await.map_err(|e| key_failure(&e))?;
-        refresh_token(&plain)
+    /// The grant and its opened token. The rotation job may seal the token anew
+    /// and destroy the old version between the two reads; then it is read again.
+    async fn read_grant(
+        &self,
+        key: &GrantKey,
+    ) -> Result<(SealedGrant, Result<RefreshToken, Failure>), Failure> {
+        let mut tries = 0;
+        loop {
+            let found = self.parts.store.sealed_grant(key).await.map_err(|e| store_failure(&e))?;
+            let sealed = found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))?;
+            let place = Place::of_token(&sealed.grant, sealed.grant.generation);
+            match self.parts.keyring.open(&place, &sealed.sealed).await {
+                Err(KeyringError::Destroyed(_)) if tries < 3 => tries += 1,
+                Err(error) => return Ok((sealed, Err(key_failure(&error)))),
+                Ok(plain) => return Ok((sealed, refresh_token(&plain))),
+            }
+        }
     }
 
     fn prepare(
@@ -283,7 +299,8 @@ fn claim(
     profile: &Profile,
     now: Timestamp,
 ) -> Result<Attempt, Failure> {
-    let before = State { generation: grant.generation, grant: grant.state.clone(), not_before: grant.not_before };
+    let before =
+        State { generation: grant.generation, grant: grant.state.clone(), not_before: grant.not_before };
     let claimed = step(&before, &Event::Claim { attempt: id, fenced_at }, profile, now);
     match claimed.map(|t| t.state.grant) {
         Ok(GrantState::Sending(attempt)) => Ok(attempt),
@@ -300,13 +317,16 @@ fn claim_failure(grant: &Grant, refusal: step::Refusal, now: Timestamp) -> Failu
         }
         (GrantState::Reauth { claims, error, suberror }, _) => interaction(claims.clone(), error, suberror),
         (GrantState::InDoubt { cause, .. }, step::Refusal::NotYet(until)) => {
-            Failure::new(Reason::GrantInDoubt, format!("in doubt: {}", cause.as_str())).retry_after(until.since(now))
+            Failure::new(Reason::GrantInDoubt, format!("in doubt: {}", cause.as_str()))
+                .retry_after(until.since(now))
         }
         (_, step::Refusal::NotYet(until)) => {
-            Failure::new(Reason::ProviderUnavailable, "backing off after a failure").retry_after(until.since(now))
+            Failure::new(Reason::ProviderUnavailable, "backing off after a failure")
+                .retry_after(until.since(now))
         }
         (_, step::Refusal::Busy | step::Refusal::Dead) => {
-            Failure::new(Reason::GrantInDoubt, "another attempt owns the refresh token").retry_after(step::BACK_OFF)
+            Failure::new(Reason::GrantInDoubt, "another attempt owns the refresh token")
+                .retry_after(step::BACK_OFF)
         }
     }
 }
@@ -314,12 +334,9 @@ fn claim_failure(grant: &Grant, refusal: step::Refusal, now: Timestamp) -> Failu
 /// A token bound to its scopes is not sent for others: the provider's refusal
 /// might not prove it unused.
 fn check_scopes(client: &Client, grant: &Grant, target: &Target) -> Result<(), Failure> {
-    let granted = client.profile().multi_resource || grant.scopes.contains_all(&target.scopes.without_protocol_scopes());
-    if granted {
-        Ok(())
-    } else {
-        Err(Failure::new(Reason::ScopeNotGranted, "a scope is outside the grant"))
-    }
+    let granted = client.profile().multi_resource
+        || grant.scopes.contains_all(&target.scopes.without_protocol_scopes());
+    if granted { Ok(()) } else { Err(Failure::new(Reason::ScopeNotGranted, "a scope is outside the grant")) }
 }
 
 pub(super) fn refresh_token(plain: &Plaintext) -> Result<RefreshToken, Failure> {
@@ -332,9 +349,9 @@ fn facts(refusal: &Refusal) -> Refused {
     let proves_unused = refusal.proves_unused;
     match &refusal.kind {
         RefusalKind::InvalidGrant => Refused::InvalidGrant,
-        RefusalKind::InteractionRequired { claims, error, suberror } => Refused::Interaction(
-            Interaction { claims: claims.clone(), error, suberror }.into(),
-        ),
+        RefusalKind::InteractionRequired { claims, error, suberror } => {
+            Refused::Interaction(Interaction { claims: claims.clone(), error, suberror }.into())
+        }
         RefusalKind::ClientRejected => Refused::Client { proves_unused },
         RefusalKind::ScopeRejected
         | RefusalKind::Throttled
@@ -360,12 +377,12 @@ pub(super) fn refusal_failure(refusal: &Refusal, state: &State, now: Timestamp) 
             | GrantState::Revoked
             | GrantState::Reauth { .. } => Failure::new(Reason::GrantRevoked, detail.clone()),
         },
-        RefusalKind::InteractionRequired { claims, error, suberror } => interaction(claims.clone(), error, suberror),
+        RefusalKind::InteractionRequired { claims, error, suberror } => {
+            interaction(claims.clone(), error, suberror)
+        }
         RefusalKind::ClientRejected => doubtful(state, now, Reason::ProviderRejectedClient, detail),
         RefusalKind::ScopeRejected => doubtful(state, now, Reason::ProviderRefused, detail),
-        RefusalKind::Throttled => {
-            Failure::new(Reason::ProviderThrottled, detail.clone()).retry_after(pause)
-        }
+        RefusalKind::Throttled => Failure::new(Reason::ProviderThrottled, detail.clone()).retry_after(pause),
         RefusalKind::Unavailable | RefusalKind::Redirected | RefusalKind::Malformed => {
             doubtful(state, now, Reason::ProviderUnavailable, detail)
         }
@@ -392,18 +409,37 @@ fn interaction(
     error: &'static str,
     suberror: &'static str,
 ) -> Failure {
-    Failure::new(Reason::InteractionRequired, format!("the provider wants the user to act: {error} {suberror}"))
-        .interaction(Interaction { claims, error, suberror })
+    Failure::new(
+        Reason::InteractionRequired,
+        format!("the provider wants the user to act: {error} {suberror}"),
+    )
+    .interaction(Interaction { claims, error, suberror })
+}
+
+fn outcome_of(reason: Option<Reason>) -> RedemptionOutcome {
+    match reason {
+        None | Some(Reason::NoAccessToken) => RedemptionOutcome::Renewed,
+        Some(Reason::GrantInDoubt) => RedemptionOutcome::InDoubt,
+        Some(Reason::GrantRevoked) => RedemptionOutcome::Revoked,
+        Some(Reason::GrantLost) => RedemptionOutcome::Lost,
+        Some(Reason::InteractionRequired) => RedemptionOutcome::Reauth,
+        Some(_) => RedemptionOutcome::Unused,
+    }
 }
 
 /// What a failing keyring is to a caller.
 #[must_use]
 pub fn key_failure(error: &KeyringError) -> Failure {
     let reason = match error {
-        KeyringError::TenantGone | KeyringError::Destroyed => Reason::TenantPurged,
-        KeyringError::Unreadable(_) | KeyringError::NoSuchKey => Reason::GrantUnreadable,
-        KeyringError::Store(_) => Reason::StoreUnavailable,
-        KeyringError::Exhausted | KeyringError::RootKey(_) | KeyringError::Entropy(_) => Reason::KeyUnavailable,
+        KeyringError::TenantGone => Reason::TenantPurged,
+        KeyringError::Unreadable(_)
+        | KeyringError::NoSuchKey(_)
+        | KeyringError::Destroyed(_)
+        | KeyringError::TooLong(_) => Reason::GrantUnreadable,
+        KeyringError::Store(_) | KeyringError::Retired(..) => Reason::StoreUnavailable,
+        KeyringError::Exhausted(_) | KeyringError::RootKey(_) | KeyringError::Entropy(_) => {
+            Reason::KeyUnavailable
+        }
     };
     let failure = Failure::new(reason, error.to_string());
     match reason {

@@ -48,11 +48,18 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Longest life of a negative answer.
     pub negative: Duration,
+    /// Most negative answers.
+    pub max_negative: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_tokens: 100_000, max_bytes: 256 * 1024 * 1024, negative: Duration::from_secs(5) }
+        Self {
+            max_tokens: 100_000,
+            max_bytes: 256 * 1024 * 1024,
+            negative: Duration::from_secs(5),
+            max_negative: 10_000,
+        }
     }
 }
 
@@ -89,7 +96,7 @@ impl TokenCache {
             .time_to_live(Duration::from_secs(24 * 3600))
             .build();
         let negatives =
-            Cache::builder().max_capacity(limits.max_tokens).time_to_live(limits.negative).build();
+            Cache::builder().max_capacity(limits.max_negative).time_to_live(limits.negative).build();
         Self { tokens, negatives, limits }
     }
 

@@ -17,7 +17,7 @@ use crate::domain::scope::Target;
 use crate::entropy::{self, SharedEntropy};
 use crate::idp::Idp;
 use crate::keyring::Keyring;
-use crate::metrics::Metrics;
+use crate::metrics::Counters;
 use crate::store::Store;
 
 use super::cache::{IssuedToken, Limits, TokenCache};
@@ -28,14 +28,16 @@ use super::record::Origin;
 /// How long a caller waits for a flight; the flight goes on.
 const WAIT: Duration = Duration::from_secs(30);
 
+/// How often a grant is refreshed whose provider names no idle lifetime.
+const UNNAMED_IDLE: Duration = Duration::from_secs(7 * 86_400);
+
 /// What can be set.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Bounds of the token memory.
     pub cache: Limits,
-    /// How often the job refreshes a grant whose profile names no idle
-    /// lifetime.
-    pub refresh_every: Duration,
+    /// How often the job refreshes a grant, whatever its idle lifetime.
+    pub refresh_every: Option<Duration>,
     /// How long before its idle end the job refreshes a grant.
     pub refresh_before_idle: Duration,
     /// Most that a refresh is moved ahead, at random, to spread the load.
@@ -46,8 +48,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             cache: Limits::default(),
-            refresh_every: Duration::from_secs(7 * 86_400),
-            refresh_before_idle: Duration::from_secs(30 * 86_400),
+            refresh_every: None,
+            refresh_before_idle: Duration::from_secs(14 * 86_400),
             refresh_jitter: Duration::from_secs(6 * 3600),
         }
     }
@@ -68,7 +70,7 @@ pub struct Parts {
     /// Randomness.
     pub entropy: SharedEntropy,
     /// Counters.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<Counters>,
     /// The deployment's random identity, which `jti`s are derived from.
     pub deployment: Uuid,
     /// What can be set.
@@ -191,7 +193,12 @@ impl Redeemer {
         good.then_some(Handed { token, from_cache: true, pass })
     }
 
-    async fn fly(&self, key: &GrantKey, target: &Target, origin: &Origin) -> Result<Arc<IssuedToken>, Failure> {
+    async fn fly(
+        &self,
+        key: &GrantKey,
+        target: &Target,
+        origin: &Origin,
+    ) -> Result<Arc<IssuedToken>, Failure> {
         let mut answer = self.start_flight(key, target, origin);
         let landed = tokio::time::timeout(WAIT, answer.wait_for(Option::is_some)).await;
         match landed {
@@ -215,7 +222,12 @@ impl Redeemer {
     }
 
     /// One flight: the grant's lock, a second look into memory, an attempt.
-    async fn fetch(&self, key: &GrantKey, target: &Target, origin: &Origin) -> Result<Arc<IssuedToken>, Failure> {
+    async fn fetch(
+        &self,
+        key: &GrantKey,
+        target: &Target,
+        origin: &Origin,
+    ) -> Result<Arc<IssuedToken>, Failure> {
         let lock = self.locks.lock(key).await;
         let now = self.parts.clock.now();
         let epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
@@ -255,10 +267,11 @@ impl Redeemer {
     pub(super) fn next_refresh_at(&self, profile: &Profile, now: Timestamp) -> Timestamp {
         let Settings { refresh_every, refresh_before_idle, refresh_jitter, .. } = &self.parts.settings;
         let span = match profile.idle_lifetime {
-            // Never later than half of the idle life, however it is set.
-            Some(idle) => idle.saturating_sub(*refresh_before_idle).max(idle / 4).min(idle / 2),
-            None => *refresh_every,
+            // Never earlier than half of its idle life, however it is set.
+            Some(idle) => idle.saturating_sub(*refresh_before_idle).max(idle / 2),
+            None => UNNAMED_IDLE,
         };
+        let span = refresh_every.map_or(span, |every| every.min(span));
         let jitter = (*refresh_jitter).min(span / 2);
         let early = entropy::between(&*self.parts.entropy, Duration::ZERO, jitter).unwrap_or_default();
         now.plus(span - early)

@@ -10,12 +10,12 @@ use crate::domain::grant::{AttemptId, Generation, Grant, GrantId, GrantKey, Gran
 use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
 use crate::entropy;
-use crate::idp::{Client, Exchange, IdentityError, Proof, SendOutcome, TokenAnswer, Verdict};
+use crate::idp::{Client, Exchange, IdentityError, Proof, RawAnswer, SendOutcome, TokenAnswer, Verdict};
 use crate::seal::{Label, Place};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
-use crate::store::{CommitRefused, Intake, IntakeCommit, Renewed, Store as _};
+use crate::store::{CommitRefused, Intake, IntakeCommit, Renewed};
 
-use super::answer::Nobodys;
+use super::answer::{Ledger, Nobodys};
 use super::attempt::refusal_failure;
 use super::engine::{Redeemer, lost};
 use super::gate::store_failure;
@@ -24,7 +24,7 @@ use super::step::{self, Event, HARD_LIMIT, SEND_WITHIN, State, step};
 
 /// How long an import waits for the provider's keys before it is left to the
 /// next start.
-const IDENTITY_TRIES: u32 = 20;
+const IDENTITY_TRIES: u32 = 10;
 
 /// What is taken in.
 #[derive(Debug)]
@@ -58,12 +58,7 @@ impl Redeemer {
     /// the tenant is out of service; the vault's files cannot be written.
     pub async fn take_in(&self, order: Order) -> Result<(Grant, bool), Failure> {
         let this = self.clone();
-        let task = self.tasks.spawn(async move {
-            let record_metric = this.parts.metrics.clone();
-            let result = this.take_in_locked(order).await;
-            record_metric.intake(result.as_ref().err().map_or("OK", |f| f.reason().as_str()));
-            result
-        });
+        let task = self.tasks.spawn(async move { this.take_in_locked(order).await });
         task.await.unwrap_or_else(|_| Err(lost()))
     }
 
@@ -71,7 +66,8 @@ impl Redeemer {
         let Order { key, source, target, origin } = order;
         let parts = &self.parts;
         let client = parts.idp.client(&key.client).cloned();
-        let client = client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
+        let client =
+            client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
         let _lock = self.locks.lock(&key).await;
         let tenant_epoch = self.gates.enter(&key.tenant, &*parts.store).await?.epoch;
         let intake = self.plan(&client, &key, &source, &target).await?;
@@ -170,7 +166,8 @@ impl Redeemer {
             Verdict::Refused(refusal) => {
                 self.abandon(intake).await;
                 let now = self.parts.clock.now();
-                let state = State { generation: intake.generation, grant: GrantState::Revoked, not_before: None };
+                let state =
+                    State { generation: intake.generation, grant: GrantState::Revoked, not_before: None };
                 let failure = refusal_failure(&refusal, &state, now);
                 // What a refused assertion is to its caller.
                 Err(match failure.reason() {
@@ -190,19 +187,9 @@ impl Redeemer {
         }
     }
 
-    async fn journal_intake(&self, intake: &Intake, raw: &crate::idp::RawAnswer) {
+    async fn journal_intake(&self, intake: &Intake, raw: &RawAnswer) {
         let place = intake_place(Label::ProviderAnswer, intake);
-        let bytes = raw.to_bytes();
-        loop {
-            let Ok((version, sealed)) = self.seal_for_sure(&place, bytes.expose()).await else { return };
-            match self.parts.store.record_intake_answer(intake.attempt, version, &sealed).await {
-                Ok(_) => return,
-                Err(error) => {
-                    tracing::error!(grant.id = %intake.grant, %error, "cannot record an answer, will try again");
-                    Self::pause().await;
-                }
-            }
-        }
+        self.journal_in(Ledger::Intakes, intake.attempt, &place, raw).await;
     }
 
     /// From the parsed answer to the durable grant; also what recovery does
@@ -250,7 +237,8 @@ impl Redeemer {
                 Ok(Ok((grant, replaced))) => {
                     self.cache.forget(&intake.key);
                     // An access token is welcome here, not needed.
-                    let kept = self.remember(&intake.key, target, answer, scopes, grant.generation, tenant_epoch);
+                    let kept =
+                        self.remember(&intake.key, target, answer, scopes, grant.generation, tenant_epoch);
                     if let Ok(token) = kept {
                         self.cache.insert(&intake.key, Target::default(), token, now);
                     }
@@ -268,7 +256,12 @@ impl Redeemer {
         }
     }
 
-    async fn nobody_takes<T>(&self, client: &Client, intake: &Intake, answer: &TokenAnswer) -> Result<T, Failure> {
+    async fn nobody_takes<T>(
+        &self,
+        client: &Client,
+        intake: &Intake,
+        answer: &TokenAnswer,
+    ) -> Result<T, Failure> {
         self.disown(client, &intake.key.tenant, answer).await;
         self.abandon(intake).await;
         Err(self.gone_failure(&intake.key).await)
@@ -280,13 +273,18 @@ impl Redeemer {
         let user = loop {
             match client.identify(answer, &intake.key.tenant).await {
                 Ok(user) => break user,
-                Err(IdentityError::Unproven(detail)) => return Err(Failure::new(Reason::IdentityUnproven, detail)),
+                Err(IdentityError::Unproven(detail)) => {
+                    return Err(Failure::new(Reason::IdentityUnproven, detail));
+                }
                 Err(IdentityError::KeysUnavailable(detail)) => {
                     tries += 1;
                     if tries >= IDENTITY_TRIES {
-                        return Err(Failure::new(Reason::ProviderUnavailable, detail).retry_after(step::BACK_OFF));
+                        return Err(
+                            Failure::new(Reason::ProviderUnavailable, detail).retry_after(step::BACK_OFF)
+                        );
                     }
-                    Self::pause().await;
+                    // Longer than the provider's keys are remembered as missing.
+                    tokio::time::sleep(Duration::from_millis(1200)).await;
                 }
             }
         };

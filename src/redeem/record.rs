@@ -1,7 +1,7 @@
 //! The audit entries of the protocol. Each attempt has one before anything is
 //! sent (invariant I11) and one for its outcome.
 
-use crate::audit::{AuditLog, AuditUnavailable, Entry, Kind};
+use crate::audit::{AuditLog, AuditUnavailable, Entry};
 use crate::domain::failure::Failure;
 use crate::domain::grant::{AttemptId, GrantId, GrantKey};
 use crate::domain::id::CallerId;
@@ -39,7 +39,7 @@ impl AttemptRecord {
     ///
     /// When the audit log cannot be written; nothing may be sent then.
     pub async fn intent(&self, audit: &AuditLog) -> Result<(), Failure> {
-        audit.record(self.entry(Kind::Event).note("intent")).await.map_err(|e| unavailable(&e))
+        audit.record(self.entry().note("intent")).await.map_err(|e| unavailable(&e))
     }
 
     /// The outcome, durable when this returns. `None` is a success.
@@ -54,18 +54,13 @@ impl AttemptRecord {
         key_version: Option<KeyVersion>,
         note: &'static str,
     ) -> Result<(), Failure> {
-        let mut entry = self.entry(Kind::Event).note(note);
-        if let Some(reason) = reason {
-            entry = entry.reason(reason);
-        }
-        if let Some(version) = key_version {
-            entry = entry.key_version(version);
-        }
+        let entry = self.entry().note(note).reason(reason).key_version(key_version);
         audit.record(entry).await.map_err(|e| unavailable(&e))
     }
 
-    fn entry(&self, kind: Kind) -> Entry<'_> {
-        Entry::new(kind, &self.origin.request_id, self.action)
+    fn entry(&self) -> Entry<'_> {
+        Entry::event(self.action)
+            .request_id(self.origin.request_id.as_str())
             .caller(&self.origin.caller)
             .tenant(&self.key.tenant)
             .client(&self.key.client)

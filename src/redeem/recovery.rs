@@ -16,7 +16,7 @@ use crate::domain::scope::Target;
 use crate::entropy;
 use crate::idp::{RawAnswer, Verdict};
 use crate::seal::{Label, Place, Sealed};
-use crate::store::{OpenAttempt, OpenIntake, Store as _, StoreError};
+use crate::store::{OpenAttempt, OpenIntake, StoreError};
 
 use super::attempt::{Flying, refresh_token};
 use super::engine::{Redeemer, lost};
@@ -192,7 +192,8 @@ impl Redeemer {
         let opened = self.parts.keyring.open(&place, &sealed.sealed).await.ok();
         let token = opened.and_then(|plain| refresh_token(&plain).ok());
 
-        let id = entropy::uuid(&*self.parts.entropy).map_err(|e| Failure::new(Reason::Internal, e.to_string()))?;
+        let id =
+            entropy::uuid(&*self.parts.entropy).map_err(|e| Failure::new(Reason::Internal, e.to_string()))?;
         let record = AttemptRecord {
             action: "revoke",
             origin: origin.clone(),
@@ -208,7 +209,9 @@ impl Redeemer {
             (Some(client), Some(token)) => client.revoke(&key.tenant, &token).await,
             (None, _) | (_, None) => false,
         };
-        record.outcome(&self.parts.audit, None, None, if revoked { "revoked at provider" } else { "forgotten" }).await?;
+        record
+            .outcome(&self.parts.audit, None, None, if revoked { "revoked at provider" } else { "forgotten" })
+            .await?;
         Ok(revoked)
     }
 }

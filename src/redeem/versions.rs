@@ -32,10 +32,11 @@ pub async fn advance(
     let mut info = keyring.create_version(id, to).await.map_err(|e| key_failure(&e))?;
     let advanced = store.advance_version(id, from, to, now).await.map_err(|e| store_failure(&e))?;
     advanced.map_err(|r| match r {
-        TenantRefused::WrongState => {
-            Failure::new(Reason::StoreUnavailable, "the tenant changed meanwhile").retry_after(Duration::from_secs(1))
+        TenantRefused::WrongState => Failure::new(Reason::StoreUnavailable, "the tenant changed meanwhile")
+            .retry_after(Duration::from_secs(1)),
+        TenantRefused::NotFound | TenantRefused::Exists => {
+            Failure::new(Reason::TenantNotFound, "no such tenant")
         }
-        TenantRefused::NotFound | TenantRefused::Exists => Failure::new(Reason::TenantNotFound, "no such tenant"),
     })?;
     keyring.activate(id, to).await.map_err(|e| key_failure(&e))?;
     info.state = KeyState::Active;

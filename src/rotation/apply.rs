@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
-use crate::audit::{Entry, Kind};
+use crate::audit::Entry;
 use crate::authn::Caller;
 use crate::domain::failure::Failure;
 use crate::domain::grant::Grant;
@@ -22,7 +22,7 @@ use crate::redeem::attempt::key_failure;
 use crate::redeem::gate::store_failure;
 use crate::redeem::versions::advance;
 use crate::seal::Place;
-use crate::store::{DueCursor, Reseal, SealedGrant, StoreError};
+use crate::store::{DueCursor, Reseal, SealedGrant};
 
 use super::budget::Budgets;
 use super::{Parts, plan};
@@ -48,19 +48,20 @@ pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>) {
         let saved = match step {
             Ok(next) => {
                 let ended_at = (next == Phase::Done).then(|| parts.clock.now());
-                let done = Run { phase: next, ended_at, ..run.borrow().clone() };
+                let current = run.borrow().clone();
+                let done = Run { phase: next, ended_at, ..current };
                 let saved = parts.store.save_run(&done).await.map_err(|e| store_failure(&e));
                 saved.map(|()| run.send_replace(done)).map(drop)
             }
             Err(failure) => Err(failure),
         };
         if let Err(failure) = saved {
-            tracing::error!(run.id = %run.borrow().id, step = ?phase, %failure, "rotation: will try again");
+            tracing::error!(step = ?phase, %failure, "rotation: will try again");
             tokio::time::sleep(RETRY).await;
         }
     }
     let run = run.borrow();
-    parts.metrics.rotation_done(parts.clock.now());
+    parts.metrics.rotation_succeeded(parts.clock.now());
     tracing::info!(
         run.id = %run.id, versions_created = run.counts.versions_created, refreshed = run.counts.refreshed,
         refresh_failed = run.counts.refresh_failed, resealed = run.counts.resealed,
@@ -70,28 +71,41 @@ pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>) {
 }
 
 async fn new_versions(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failure> {
-    for_each_tenant(parts, async |tenant| {
-        let versions = parts.keyring.versions(&tenant.id).await.map_err(|e| key_failure(&e))?;
-        let Some(from) = tenant.sealing_version() else { return Ok(()) };
-        let newest = versions.iter().find(|info| info.version == from);
-        let (current, now) = (run.borrow().clone(), parts.clock.now());
-        let Some(why) = plan::new_version(&current, &tenant, newest, parts.settings.key_max_age, now) else {
-            return Ok(());
-        };
-        audited(parts, &current, &tenant.id, "new key version").await?;
-        match advance(&*parts.store, &parts.keyring, &tenant.id, from, now).await {
-            Ok(info) => {
-                tracing::info!(tenant.id = %tenant.id, key.version = info.version.0, ?why, "new key version");
-                run.send_modify(|run| run.counts.versions_created += 1);
-                Ok(())
-            }
-            // The tenant changed hands meanwhile; it is looked at again.
-            Err(failure) if gone(&failure) => Ok(()),
-            Err(failure) => Err(failure),
+    let mut after = None;
+    loop {
+        let page = next_tenants(parts, &mut after).await?;
+        if page.is_empty() {
+            return save(parts, run).await;
         }
-    })
-    .await?;
-    save(parts, run).await
+        for tenant in page {
+            new_version_where_due(parts, run, &tenant).await?;
+        }
+    }
+}
+
+async fn new_version_where_due(
+    parts: &Arc<Parts>,
+    run: &watch::Sender<Run>,
+    tenant: &Tenant,
+) -> Result<(), Failure> {
+    let Some(from) = tenant.sealing_version() else { return Ok(()) };
+    let versions = parts.keyring.versions(&tenant.id).await.map_err(|e| key_failure(&e))?;
+    let newest = versions.iter().find(|info| info.version == from);
+    let (current, now) = (run.borrow().clone(), parts.clock.now());
+    let Some(why) = plan::new_version(&current, tenant, newest, parts.settings.key_max_age, now) else {
+        return Ok(());
+    };
+    audited(parts, &current, &tenant.id, "new key version").await?;
+    match advance(&*parts.store, &parts.keyring, &tenant.id, from, now).await {
+        Ok(info) => {
+            tracing::info!(tenant.id = %tenant.id, key.version = info.version.0, ?why, "new key version");
+            run.send_modify(|run| run.counts.versions_created += 1);
+            Ok(())
+        }
+        // The tenant went out of service meanwhile.
+        Err(failure) if gone(&failure) => Ok(()),
+        Err(failure) => Err(failure),
+    }
 }
 
 async fn refresh(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failure> {
@@ -126,7 +140,8 @@ async fn refresh_one(parts: &Arc<Parts>, run: &watch::Sender<Run>, budgets: &Bud
     };
     let (provider, budget) = (client.provider_name(), client.budget());
     let permit = budgets.wait(provider, budget, &parts.clock).await;
-    let outcome = parts.redeemer.refresh(&grant.key, &origin(&run.borrow())).await;
+    let origin = origin(&run.borrow());
+    let outcome = parts.redeemer.refresh(&grant.key, &origin).await;
     drop(permit);
     match outcome {
         Ok(()) => run.send_modify(|run| run.counts.refreshed += 1),
@@ -142,16 +157,30 @@ async fn refresh_one(parts: &Arc<Parts>, run: &watch::Sender<Run>, budgets: &Bud
 }
 
 async fn reseal(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failure> {
-    let mut total = 0;
-    for_each_tenant(parts, async |tenant| {
-        if let Some(newest) = tenant.sealing_version() {
-            total += parts.store.count_stale_grants(&tenant.id, newest).await.map_err(|e| store_failure(&e))?;
+    let (mut total, mut after) = (0, None);
+    loop {
+        let page = next_tenants(parts, &mut after).await?;
+        if page.is_empty() {
+            break;
         }
-        Ok(())
-    })
-    .await?;
+        for tenant in page {
+            if let Some(newest) = tenant.sealing_version() {
+                let stale = parts.store.count_stale_grants(&tenant.id, newest).await;
+                total += stale.map_err(|e| store_failure(&e))?;
+            }
+        }
+    }
     run.send_modify(|run| run.counts.reseal_total = run.counts.resealed + run.counts.reseal_failed + total);
-    for_each_tenant(parts, async |tenant| reseal_tenant(parts, run, &tenant.id).await).await
+    let mut after = None;
+    loop {
+        let page = next_tenants(parts, &mut after).await?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        for tenant in page {
+            reseal_tenant(parts, run, &tenant.id).await?;
+        }
+    }
 }
 
 async fn reseal_tenant(parts: &Arc<Parts>, run: &watch::Sender<Run>, id: &TenantId) -> Result<(), Failure> {
@@ -208,7 +237,8 @@ async fn unreadable(
     let SealedGrant { grant, .. } = value;
     tracing::error!(tenant.id = %grant.key.tenant, grant.id = %grant.id, %failure, "a sealed token cannot be opened");
     let origin = origin(&run.borrow());
-    let entry = Entry::new(Kind::Event, &origin.request_id, "reseal")
+    let entry = Entry::event("reseal")
+        .request_id(origin.request_id.as_str())
         .caller(&origin.caller)
         .tenant(&grant.key.tenant)
         .client(&grant.key.client)
@@ -219,46 +249,63 @@ async fn unreadable(
 }
 
 async fn retire(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failure> {
-    let mut destroyed = 0;
-    for_each_tenant(parts, async |tenant| {
-        let Some(newest) = tenant.sealing_version() else { return Ok(()) };
-        let versions = parts.keyring.versions(&tenant.id).await.map_err(|e| key_failure(&e))?;
-        let census = parts.store.census(&tenant.id).await.map_err(|e| store_failure(&e))?;
-        for version in plan::retirable(&versions, newest, &census) {
-            audited(parts, &run.borrow().clone(), &tenant.id, "destroy key version").await?;
-            parts.keyring.destroy_version(&tenant.id, version).await.map_err(|e| key_failure(&e))?;
-            tracing::info!(tenant.id = %tenant.id, key.version = version.0, "key version destroyed");
-            run.send_modify(|run| run.counts.versions_destroyed += 1);
-            destroyed += 1;
+    let (mut destroyed, mut after) = (0, None);
+    loop {
+        let page = next_tenants(parts, &mut after).await?;
+        if page.is_empty() {
+            break;
         }
-        Ok(())
-    })
-    .await?;
+        for tenant in page {
+            destroyed += retire_versions(parts, run, &tenant).await?;
+        }
+    }
     if destroyed > 0 && !parts.keyring.erase().await.map_err(|e| key_failure(&e))? {
         tracing::warn!("destroyed key versions are not yet overwritten in the log: a reader holds it");
     }
     Ok(())
 }
 
-async fn for_each_tenant(
+async fn retire_versions(
     parts: &Arc<Parts>,
-    mut each: impl AsyncFnMut(Tenant) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let mut after: Option<TenantId> = None;
-    loop {
-        let page = parts.store.tenants(after.as_ref(), parts.settings.batch_size).await;
-        let page = page.map_err(|e: StoreError| store_failure(&e))?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.id.clone());
-        for tenant in page {
-            each(tenant).await?;
-        }
+    run: &watch::Sender<Run>,
+    tenant: &Tenant,
+) -> Result<u32, Failure> {
+    let Some(newest) = tenant.sealing_version() else { return Ok(0) };
+    let versions = parts.keyring.versions(&tenant.id).await.map_err(|e| key_failure(&e))?;
+    // The census is taken after the versions were listed: a value can only have
+    // moved to the newest since.
+    let census = parts.store.census(&tenant.id).await.map_err(|e| store_failure(&e))?;
+    let mut destroyed = 0;
+    for version in plan::retirable(&versions, newest, &census) {
+        let current = run.borrow().clone();
+        audited(parts, &current, &tenant.id, "destroy key version").await?;
+        parts.keyring.destroy_version(&tenant.id, version).await.map_err(|e| key_failure(&e))?;
+        tracing::info!(tenant.id = %tenant.id, key.version = version.0, "key version destroyed");
+        run.send_modify(|run| run.counts.versions_destroyed += 1);
+        destroyed += 1;
     }
+    Ok(destroyed)
 }
 
-async fn audited(parts: &Arc<Parts>, run: &Run, tenant: &TenantId, note: &'static str) -> Result<(), Failure> {
+/// The page of tenants after `after`, which moves on; empty at the end.
+async fn next_tenants(parts: &Arc<Parts>, after: &mut Option<TenantId>) -> Result<Vec<Tenant>, Failure> {
+    let page = parts.store.tenants(after.as_ref(), parts.settings.batch_size).await;
+    let page = page.map_err(|e| store_failure(&e))?;
+    if let Some(last) = page.last() {
+        *after = Some(last.id.clone());
+    }
+    Ok(page)
+}
+
+async fn audited(
+    parts: &Arc<Parts>,
+    run: &Run,
+    tenant: &TenantId,
+    note: &'static str,
+) -> Result<(), Failure> {
     let origin = origin(run);
-    let entry = Entry::new(Kind::Event, &origin.request_id, "rotate")
+    let entry = Entry::event("rotate")
+        .request_id(origin.request_id.as_str())
         .caller(&origin.caller)
         .tenant(tenant)
         .note(note);
@@ -271,12 +318,12 @@ async fn save(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failur
 }
 
 fn origin(run: &Run) -> Origin {
-    Origin { request_id: format!("rotation-{}", run.id), caller: Caller::system("system:rotation").id().clone() }
+    Origin {
+        request_id: format!("rotation-{}", run.id),
+        caller: Caller::system("system:rotation").id().clone(),
+    }
 }
 
 fn gone(failure: &Failure) -> bool {
-    matches!(
-        failure.reason(),
-        Reason::TenantPurged | Reason::TenantPurgeScheduled | Reason::TenantNotFound
-    )
+    matches!(failure.reason(), Reason::TenantPurged | Reason::TenantPurgeScheduled | Reason::TenantNotFound)
 }

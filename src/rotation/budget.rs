@@ -28,7 +28,12 @@ struct Provider {
 
 impl Budgets {
     /// Waits until the provider may be asked. The permit is held while it is.
-    pub async fn wait(&self, provider: &str, budget: Budget, clock: &SharedClock) -> Option<OwnedSemaphorePermit> {
+    pub async fn wait(
+        &self,
+        provider: &str,
+        budget: Budget,
+        clock: &SharedClock,
+    ) -> Option<OwnedSemaphorePermit> {
         let provider = self.provider(provider, budget);
         let permit = Arc::clone(&provider.at_once).acquire_owned().await.ok()?;
         loop {

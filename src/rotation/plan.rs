@@ -118,7 +118,9 @@ mod tests {
         let calm = run(RunOptions::default());
         let forced = run(RunOptions { force_new_versions: true, ..RunOptions::default() });
         let young = tenant(START.minus(DAY));
-        let decide = |run: &Run, tenant: &Tenant, seals| new_version(run, tenant, Some(&info(3, seals)), DAY * 90, START);
+        let decide = |run: &Run, tenant: &Tenant, seals| {
+            new_version(run, tenant, Some(&info(3, seals)), DAY * 90, START)
+        };
         assert_eq!(decide(&calm, &young, 5), None);
         assert_eq!(decide(&forced, &young, 5), Some(NewVersion::Forced));
         assert_eq!(decide(&calm, &young, 1 << 31), Some(NewVersion::Seals));

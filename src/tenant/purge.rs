@@ -83,8 +83,11 @@ impl TenantService {
         let keys_erased = self.keyring.erase().await.map_err(|e| key_failure(&e))?;
         let tokens_erased = self.store.erase_deleted().await.map_err(|e| store_failure(&e))?;
         if !(keys_erased && tokens_erased) {
-            return Err(Failure::new(Reason::PurgeIncomplete, "a reader holds a log; the keys are destroyed")
-                .retry_after(std::time::Duration::from_secs(5)));
+            return Err(Failure::new(
+                Reason::PurgeIncomplete,
+                "a reader holds a log; the keys are destroyed",
+            )
+            .retry_after(std::time::Duration::from_secs(5)));
         }
         let erased_at = self.clock.now();
         let finished = self.store.finish_purge(id, erased_at).await.map_err(|e| store_failure(&e))?;

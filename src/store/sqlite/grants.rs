@@ -56,8 +56,16 @@ pub(super) fn record_answer(
     key_version: KeyVersion,
     answer: &Sealed,
 ) -> Result<bool> {
+    // An answer under an older version could lose its key to a retirement.
+    let tenant = match table {
+        "attempt" => "(SELECT tenant FROM grants WHERE id = grant_id)",
+        _ => "tenant",
+    };
     let changed = c
-        .prepare_cached(&format!("UPDATE {table} SET answer = ?2, answer_version = ?3 WHERE id = ?1"))?
+        .prepare_cached(&format!(
+            "UPDATE {table} SET answer = ?2, answer_version = ?3
+             WHERE id = ?1 AND ?3 = (SELECT active_version FROM tenant t WHERE t.id = {tenant})"
+        ))?
         .execute((attempt.0.as_bytes(), answer.as_bytes(), key_version.0))?;
     Ok(changed == 1)
 }
