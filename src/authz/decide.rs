@@ -1,5 +1,7 @@
 //! One decision: the vault's words put into Cedar's, and the answer back.
 
+#![expect(clippy::disallowed_types, reason = "this is a part of `authz`, the one home of Cedar")]
+
 use std::collections::{HashMap, HashSet};
 
 use cedar_policy::{
@@ -13,7 +15,6 @@ use super::Question;
 
 /// Evaluates policies. Costs from tens of microseconds up to milliseconds,
 /// growing with the number of policies, so nobody asks the same twice.
-#[expect(clippy::disallowed_types, reason = "this is a part of `authz`")]
 pub(super) struct Judge {
     cedar: Authorizer,
     schema: Schema,
@@ -29,7 +30,6 @@ struct Names {
 }
 
 impl Judge {
-    #[expect(clippy::disallowed_types, reason = "this is a part of `authz`")]
     #[expect(clippy::expect_used, reason = "the names are constants and valid identifiers")]
     pub(super) fn new(schema: Schema, policies: PolicySet) -> Self {
         let name = |word: &str| word.parse().expect("names of the schema are identifiers");

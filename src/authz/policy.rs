@@ -4,6 +4,8 @@
 //! that all faults are reported at once and each with the line its policy
 //! starts on; that line is also the policy's name in logs.
 
+#![expect(clippy::disallowed_types, reason = "this is a part of `authz`, the one home of Cedar")]
+
 use std::fmt;
 
 use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
@@ -52,7 +54,6 @@ impl fmt::Display for PolicyError {
 impl std::error::Error for PolicyError {}
 
 /// Policies that passed the check.
-#[expect(clippy::disallowed_types, reason = "this is a part of `authz`")]
 pub(super) struct Checked {
     pub(super) policies: PolicySet,
     pub(super) summary: Summary,
@@ -67,7 +68,6 @@ pub(super) fn schema() -> Schema {
 }
 
 /// Reads a policy file and checks it against the schema.
-#[expect(clippy::disallowed_types, reason = "this is a part of `authz`")]
 pub(super) fn check(text: &str, schema: &Schema) -> Result<Checked, PolicyError> {
     let mut policies = PolicySet::new();
     let mut faults = Vec::new();

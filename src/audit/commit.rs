@@ -1,0 +1,586 @@
+//! Group commit: how many callers share one write.
+//!
+//! An append formats its entry into a shared buffer under a short lock. Whoever
+//! writes takes the whole buffer, chains its entries, writes them at once, and
+//! settles their [`Batch`]; meanwhile the next batch fills.
+//!
+//! Who writes depends on what durable means:
+//!
+//! - `Os`: the waiting caller itself, if nobody is writing just then. To hand a
+//!   few hundred bytes to the operating system takes less time than to wake
+//!   another thread for it;
+//! - `Fsync`: the log's own thread, since a disk is slow and a caller's thread
+//!   has other calls to serve.
+//!
+//! The log's thread also writes entries that nobody waits for.
+//!
+//! The chain moves on only when a write has succeeded. A failed batch therefore
+//! leaves no gap: its callers are told, the file is cut back to its last good
+//! length before anything else is written, and the next batch takes the numbers.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock::SharedClock;
+
+use super::chain::Head;
+use super::entry::{Entry, Stamp};
+use super::{AuditUnavailable, Durability};
+
+/// Where lines go.
+pub(super) trait Sink: Send {
+    /// Adds the bytes at the end. After an error any part of them may be there.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Returns when the disk has everything.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Cuts back to a length.
+    fn cut(&mut self, length: u64) -> io::Result<()>;
+}
+
+/// Stands for an appended entry, to wait for it.
+#[derive(Debug)]
+#[must_use = "an entry vouches for nothing before it is durable"]
+pub struct Ticket {
+    batch: Arc<Batch>,
+}
+
+impl Ticket {
+    /// Whether the entry is durable by now.
+    pub(super) fn is_written(&self) -> bool {
+        self.batch.outcome() == Some(Ok(()))
+    }
+}
+
+/// Most bytes that wait to be written. When the writer hangs, callers are
+/// refused before memory runs out.
+const MAX_PENDING_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long an entry that nobody waits for may stay in memory.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// How often a log that could not be written tries by itself. Without this, a
+/// vault that is taken out of service for its log would never come back.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// How many batches a caller writes before it lets the log's thread go on, so
+/// that no call pays for an endless stream of others.
+const ROUNDS: usize = 4;
+
+pub(super) struct Committer {
+    clock: SharedClock,
+    durability: Durability,
+    pending: Mutex<Pending>,
+    wake: Condvar,
+    // Locked before `pending` where both are.
+    writer: Mutex<Writer>,
+    healthy: AtomicBool,
+}
+
+/// Entries that wait to be written, each with a line end after it.
+struct Pending {
+    text: Vec<u8>,
+    batch: Arc<Batch>,
+    stamp: Stamp,
+    wanted: Wanted,
+}
+
+/// What the log's thread is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Wanted {
+    Nothing,
+    WriteSoon,
+    WriteNow,
+    Stop,
+}
+
+impl Committer {
+    pub(super) fn new(
+        sink: Box<dyn Sink>,
+        head: Head,
+        length: u64,
+        durability: Durability,
+        clock: SharedClock,
+    ) -> Self {
+        let pending = Pending {
+            text: Vec::new(),
+            batch: Arc::default(),
+            stamp: Stamp::default(),
+            wanted: Wanted::Nothing,
+        };
+        let sync = durability == Durability::Fsync;
+        let writer =
+            Writer { sink, sync, head, length, torn: false, lost: 0, taken: Vec::new(), lines: Vec::new() };
+        Self {
+            clock,
+            durability,
+            pending: Mutex::new(pending),
+            wake: Condvar::new(),
+            writer: Mutex::new(writer),
+            healthy: AtomicBool::new(true),
+        }
+    }
+
+    pub(super) fn append(&self, entry: Entry<'_>) -> Result<Ticket, AuditUnavailable> {
+        let now = self.clock.now();
+        let mut guard = self.pending();
+        let pending = &mut *guard;
+        if pending.text.len() >= MAX_PENDING_BYTES {
+            return Err(AuditUnavailable);
+        }
+        entry.write(&mut pending.text, &mut pending.stamp, now);
+        pending.text.push(b'\n');
+        let batch = Arc::clone(&pending.batch);
+        self.want(guard, Wanted::WriteSoon);
+        Ok(Ticket { batch })
+    }
+
+    pub(super) async fn durable(&self, ticket: &Ticket) -> Result<(), AuditUnavailable> {
+        let batch = &ticket.batch;
+        if let Some(outcome) = batch.outcome() {
+            return outcome;
+        }
+        match self.durability {
+            Durability::Os => self.write_unless_another_does(),
+            Durability::Fsync => self.want(self.pending(), Wanted::WriteNow),
+        }
+        // Made before the second look, so that a batch settled in between still
+        // wakes it.
+        let settled = batch.settled.notified();
+        match batch.outcome() {
+            Some(outcome) => outcome,
+            None => {
+                settled.await;
+                batch.outcome().unwrap_or(Err(AuditUnavailable))
+            }
+        }
+    }
+
+    pub(super) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// The work of the log's thread: writes when wanted, until stopped.
+    pub(super) fn run(&self) {
+        loop {
+            let mut pending = if self.is_healthy() {
+                self.wake
+                    .wait_while(self.pending(), |pending| pending.wanted == Wanted::Nothing)
+                    .unwrap_or_else(PoisonError::into_inner)
+            } else {
+                self.wait(self.pending(), Wanted::Nothing, PROBE)
+            };
+            if pending.wanted == Wanted::WriteSoon {
+                pending = self.wait(pending, Wanted::WriteSoon, LINGER);
+            }
+            let stop = pending.wanted == Wanted::Stop;
+            if !stop {
+                pending.wanted = Wanted::Nothing;
+            }
+            drop(pending);
+            self.flush();
+            if stop {
+                self.writer().finish();
+                return;
+            }
+        }
+    }
+
+    fn wait<'a>(
+        &self,
+        pending: MutexGuard<'a, Pending>,
+        while_it_wants: Wanted,
+        at_most: Duration,
+    ) -> MutexGuard<'a, Pending> {
+        self.wake
+            .wait_timeout_while(pending, at_most, |pending| pending.wanted == while_it_wants)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
+    /// Stops the log's thread when it has written everything.
+    pub(super) fn close(&self) {
+        self.want(self.pending(), Wanted::Stop);
+    }
+
+    /// Writes all that waits. For threads that may block.
+    pub(super) fn flush(&self) {
+        loop {
+            self.write_batch(&mut self.writer());
+            // A caller that came while this thread wrote has found the writer
+            // taken and relies on this look.
+            if self.pending().text.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn write_unless_another_does(&self) {
+        for _ in 0..ROUNDS {
+            let mut writer = match self.writer.try_lock() {
+                Ok(writer) => writer,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.write_batch(&mut writer);
+            drop(writer);
+            // See `flush`.
+            if self.pending().text.is_empty() {
+                return;
+            }
+        }
+        self.want(self.pending(), Wanted::WriteNow);
+    }
+
+    fn write_batch(&self, writer: &mut Writer) {
+        let batch = {
+            let mut pending = self.pending();
+            if pending.text.is_empty() && writer.lost == 0 {
+                return;
+            }
+            std::mem::swap(&mut pending.text, &mut writer.taken);
+            std::mem::take(&mut pending.batch)
+        };
+        let written = writer.write(&self.clock);
+        match &written {
+            Ok(()) => {
+                if !self.is_healthy() {
+                    self.healthy.store(true, Ordering::Relaxed);
+                    tracing::info!("the audit log can be written again");
+                }
+            }
+            Err(error) => {
+                if self.healthy.swap(false, Ordering::Relaxed) {
+                    tracing::error!(%error, "the audit log cannot be written; the vault hands out nothing");
+                    // It may be asleep and has to start trying.
+                    self.want(self.pending(), Wanted::WriteSoon);
+                }
+            }
+        }
+        batch.settle(written.is_ok());
+    }
+
+    /// Wakes the log's thread, unless it knows of something as urgent.
+    fn want(&self, mut pending: MutexGuard<'_, Pending>, wanted: Wanted) {
+        if pending.wanted < wanted {
+            pending.wanted = wanted;
+            self.wake.notify_one();
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Entries that are written at once, and what became of them.
+#[derive(Debug, Default)]
+struct Batch {
+    state: AtomicU8,
+    settled: Notify,
+}
+
+impl Batch {
+    const WRITTEN: u8 = 1;
+    const LOST: u8 = 2;
+
+    fn outcome(&self) -> Option<Result<(), AuditUnavailable>> {
+        match self.state.load(Ordering::Acquire) {
+            Self::WRITTEN => Some(Ok(())),
+            Self::LOST => Some(Err(AuditUnavailable)),
+            _ => None,
+        }
+    }
+
+    fn settle(&self, written: bool) {
+        self.state.store(if written { Self::WRITTEN } else { Self::LOST }, Ordering::Release);
+        self.settled.notify_waiters();
+    }
+}
+
+/// The one that chains and writes.
+struct Writer {
+    sink: Box<dyn Sink>,
+    sync: bool,
+    head: Head,
+    /// Bytes of the file up to its last good line.
+    length: u64,
+    /// Whether there may be something after `length`.
+    torn: bool,
+    /// Entries that were lost and are not yet accounted for in the log.
+    lost: u64,
+    // Kept for their memory.
+    taken: Vec<u8>,
+    lines: Vec<u8>,
+}
+
+impl Writer {
+    /// Writes the entries in `taken`, all or none.
+    fn write(&mut self, clock: &SharedClock) -> io::Result<()> {
+        self.lines.clear();
+        let mut head = self.head;
+        if self.lost > 0 {
+            let mut event = Vec::new();
+            Entry::event("entries_lost").count(self.lost).write(
+                &mut event,
+                &mut Stamp::default(),
+                clock.now(),
+            );
+            head = head.extend(&mut self.lines, &event);
+        }
+        let mut entries = 0;
+        for entry in self.taken.split(|b| *b == b'\n').filter(|entry| !entry.is_empty()) {
+            head = head.extend(&mut self.lines, entry);
+            entries += 1;
+        }
+        self.taken.clear();
+
+        let written = self.write_lines();
+        if written.is_ok() {
+            self.head = head;
+            self.length += u64::try_from(self.lines.len()).unwrap_or(u64::MAX);
+            self.lost = 0;
+        } else {
+            self.lost += entries;
+            // Tried at once, so that the file is whole should the vault stop
+            // now. If it fails, the next write tries again.
+            self.torn = self.sink.cut(self.length).is_err();
+        }
+        written
+    }
+
+    fn write_lines(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.sink.cut(self.length)?;
+        }
+        self.sink.append(&self.lines)?;
+        if self.sync {
+            self.sink.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Leaves everything on the disk, whatever durable meant before.
+    fn finish(&mut self) {
+        if let Err(error) = self.sink.sync() {
+            tracing::error!(%error, "the end of the audit log may not be on the disk");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::audit::AuditLog;
+    use crate::audit::chain::Head;
+    use crate::clock::SystemClock;
+
+    /// A disk that fills up, breaks and hangs when told to.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<(Mutex<DiskState>, Condvar)>);
+
+    #[derive(Default)]
+    struct DiskState {
+        bytes: Vec<u8>,
+        full_at: Option<usize>,
+        sync_fails: bool,
+        cut_fails: bool,
+        hangs: bool,
+        writes: usize,
+    }
+
+    impl Disk {
+        fn set(&self, change: impl FnOnce(&mut DiskState)) {
+            change(&mut self.0.0.lock().unwrap());
+            self.0.1.notify_all();
+        }
+
+        fn get<T>(&self, look: impl FnOnce(&DiskState) -> T) -> T {
+            look(&self.0.0.lock().unwrap())
+        }
+
+        fn wait_until(&self, condition: impl Fn(&DiskState) -> bool) -> MutexGuard<'_, DiskState> {
+            self.0.1.wait_while(self.0.0.lock().unwrap(), |state| !condition(state)).unwrap()
+        }
+
+        fn log(&self, durability: Durability) -> AuditLog {
+            let sink = Box::new(self.clone());
+            let clock = SystemClock::shared();
+            AuditLog::start(Committer::new(sink, Head::EMPTY, 0, durability, clock)).unwrap()
+        }
+
+        /// The actions of all lines, having checked the chain.
+        fn actions(&self) -> Vec<String> {
+            let bytes = self.get(|state| state.bytes.clone());
+            let mut head = Head::EMPTY;
+            let lines = bytes.split_inclusive(|b| *b == b'\n').map(|line| {
+                head = head.follow(line.strip_suffix(b"\n").unwrap()).unwrap();
+                let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+                let count = line["count"].as_u64().map_or(String::new(), |n| format!(" {n}"));
+                format!("{}{count}", line["action"].as_str().unwrap())
+            });
+            lines.collect()
+        }
+    }
+
+    impl Sink for Disk {
+        fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.set(|state| state.writes += 1);
+            let mut state = self.wait_until(|state| !state.hangs);
+            let room = state.full_at.map_or(usize::MAX, |full| full - state.bytes.len());
+            state.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            self.0.1.notify_all();
+            if bytes.len() <= room { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            if self.get(|state| state.sync_fails) { Err(io::Error::other("sync")) } else { Ok(()) }
+        }
+
+        fn cut(&mut self, length: u64) -> io::Result<()> {
+            if self.get(|state| state.cut_fails) {
+                return Err(io::Error::other("cut"));
+            }
+            self.set(|state| state.bytes.truncate(usize::try_from(length).unwrap()));
+            Ok(())
+        }
+    }
+
+    const BOTH: [Durability; 2] = [Durability::Os, Durability::Fsync];
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_and_recovers_without_a_gap() {
+        for durability in BOTH {
+            let disk = Disk::default();
+            let log = disk.log(durability);
+            log.record(Entry::event("first")).await.unwrap();
+            let good = disk.get(|state| state.bytes.len());
+
+            disk.set(|state| state.full_at = Some(good + 40));
+            for _ in 0..3 {
+                assert_eq!(log.record(Entry::event("refused")).await, Err(AuditUnavailable));
+                assert!(!log.is_healthy());
+            }
+            assert_eq!(disk.actions(), ["first"], "no part of a refused entry stays");
+
+            disk.set(|state| state.full_at = None);
+            log.record(Entry::event("second")).await.unwrap();
+            assert!(log.is_healthy());
+            assert_eq!(disk.actions(), ["first", "entries_lost 3", "second"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_recovers_although_nobody_calls() {
+        let disk = Disk::default();
+        let log = disk.log(Durability::Os);
+        disk.set(|state| state.full_at = Some(0));
+        log.record(Entry::event("refused")).await.unwrap_err();
+        disk.set(|state| state.full_at = None);
+        drop(disk.wait_until(|state| !state.bytes.is_empty()));
+        assert_eq!(disk.actions(), ["entries_lost 1"]);
+        drop(log);
+    }
+
+    #[tokio::test]
+    async fn what_did_not_reach_the_disk_is_not_in_the_log() {
+        let disk = Disk::default();
+        let log = disk.log(Durability::Fsync);
+        log.record(Entry::event("first")).await.unwrap();
+        disk.set(|state| state.sync_fails = true);
+        log.record(Entry::event("refused")).await.unwrap_err();
+        assert_eq!(disk.actions(), ["first"]);
+        disk.set(|state| state.sync_fails = false);
+        log.record(Entry::event("second")).await.unwrap();
+        assert_eq!(disk.actions(), ["first", "entries_lost 1", "second"]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_behind_a_torn_line() {
+        let disk = Disk::default();
+        let log = disk.log(Durability::Os);
+        log.record(Entry::event("first")).await.unwrap();
+        let good = disk.get(|state| state.bytes.len());
+        disk.set(|state| {
+            state.full_at = Some(good + 40);
+            state.cut_fails = true;
+        });
+        log.record(Entry::event("refused")).await.unwrap_err();
+        disk.set(|state| state.full_at = None);
+        log.record(Entry::event("refused")).await.unwrap_err();
+        assert_eq!(disk.get(|state| state.bytes.len()), good + 40, "the torn line is still there");
+        disk.set(|state| state.cut_fails = false);
+        log.record(Entry::event("second")).await.unwrap();
+        assert_eq!(disk.actions(), ["first", "entries_lost 2", "second"]);
+    }
+
+    #[tokio::test]
+    async fn a_ticket_speaks_for_its_own_entry() {
+        let disk = Disk::default();
+        let log = disk.log(Durability::Os);
+        disk.set(|state| state.full_at = Some(0));
+        let lost = log.append(Entry::request("r", "lost")).unwrap();
+        log.committer.flush();
+        disk.set(|state| state.full_at = None);
+        let kept = log.append(Entry::outcome("r", "kept")).unwrap();
+        assert_eq!(log.durable(kept).await, Ok(()));
+        assert_eq!(log.durable(lost).await, Err(AuditUnavailable));
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_at_once_share_a_write() {
+        for durability in BOTH {
+            let disk = Disk::default();
+            let log = disk.log(durability);
+            disk.set(|state| state.hangs = true);
+            let mut tickets = vec![log.append(Entry::event("x")).unwrap()];
+            // The log's thread takes the first entry and hangs with it.
+            drop(disk.wait_until(|state| state.writes == 1));
+            tickets.extend((0..64).map(|_| log.append(Entry::event("x")).unwrap()));
+            disk.set(|state| state.hangs = false);
+            for ticket in tickets {
+                log.durable(ticket).await.unwrap();
+            }
+            assert_eq!(disk.get(|state| state.writes), 2);
+            assert_eq!(disk.actions().len(), 65);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_written_though_its_caller_went_away() {
+        let disk = Disk::default();
+        let log = disk.log(Durability::Fsync);
+        disk.set(|state| state.hangs = true);
+        let mut waiting = Box::pin(log.record(Entry::event("x")));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(waiting);
+        disk.set(|state| state.hangs = false);
+        drop(disk.wait_until(|state| !state.bytes.is_empty()));
+        assert_eq!(disk.actions(), ["x"]);
+    }
+
+    #[tokio::test]
+    async fn a_hung_disk_refuses_before_memory_runs_out() {
+        let disk = Disk::default();
+        let log = disk.log(Durability::Fsync);
+        disk.set(|state| state.hangs = true);
+        let name = "n".repeat(200);
+        let id = crate::domain::id::CallerId::new(&name).unwrap();
+        let mut taken = 0;
+        while log.append(Entry::event("x").caller(&id)).is_ok() {
+            taken += 1;
+            assert!(taken * name.len() < 3 * MAX_PENDING_BYTES, "the log takes entries for ever");
+        }
+        disk.set(|state| state.hangs = false);
+        drop(log);
+        assert_eq!(disk.actions().len(), taken, "what was taken is written");
+    }
+}

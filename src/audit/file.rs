@@ -1,0 +1,117 @@
+//! The log's file: opened by one writer at a time, continued where it ends, and
+//! repaired where a crash left a line without its end.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::AuditError;
+use super::chain::{FIRST_BYTES, Fault, Head, MAX_LINE_BYTES};
+use super::commit::Sink;
+
+/// A file ready to be continued.
+pub(super) struct Opened {
+    pub(super) sink: FileSink,
+    pub(super) head: Head,
+    pub(super) length: u64,
+    /// Bytes that were cut off since they had no line end.
+    pub(super) cut_bytes: u64,
+}
+
+/// Opens or creates the file and locks it for as long as it is open.
+pub(super) fn open(path: &Path) -> Result<Opened, AuditError> {
+    let io = |doing| move |source| AuditError::Io { doing, source };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io("opening the file"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(AuditError::Locked),
+        Err(TryLockError::Error(source)) => return Err(AuditError::Io { doing: "locking the file", source }),
+    }
+    let length = file.metadata().map_err(io("reading the file"))?.len();
+    let (head, good_length) = if length == 0 {
+        sync_directory_of(path).map_err(io("writing the directory"))?;
+        (Head::EMPTY, 0)
+    } else {
+        find_end(&mut file, length)?
+    };
+    if good_length < length {
+        file.set_len(good_length).and_then(|()| file.sync_all()).map_err(io("cutting a torn line off"))?;
+    }
+    Ok(Opened { sink: FileSink { file }, head, length: good_length, cut_bytes: length - good_length })
+}
+
+pub(super) struct FileSink {
+    // The lock is on the open file and goes with it.
+    file: File,
+}
+
+impl Sink for FileSink {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn cut(&mut self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+}
+
+/// The end of the chain and the file's length up to there. Only the last whole
+/// line is checked; all of them is what `verify` is for.
+fn find_end(file: &mut File, length: u64) -> Result<(Head, u64), AuditError> {
+    let io = |source| AuditError::Io { doing: "reading the file", source };
+    // Before anything is cut: whose file is it?
+    let mut first = Vec::new();
+    file.rewind().map_err(io)?;
+    file.take(u64::try_from(FIRST_BYTES.len()).unwrap_or(u64::MAX)).read_to_end(&mut first).map_err(io)?;
+    if !FIRST_BYTES.starts_with(&first) {
+        return Err(AuditError::Broken(Fault::NotAnEntry));
+    }
+
+    let Some(end) = line_end_before(file, length).map_err(io)? else {
+        return Ok((Head::EMPTY, 0));
+    };
+    let start = line_end_before(file, end - 1).map_err(io)?.unwrap_or(0);
+    let line_bytes = usize::try_from(end - 1 - start).unwrap_or(usize::MAX);
+    if line_bytes > MAX_LINE_BYTES {
+        return Err(AuditError::Broken(Fault::TooLong));
+    }
+    let mut line = vec![0; line_bytes];
+    file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut line)).map_err(io)?;
+    let head = Head::from_last_line(&line).map_err(AuditError::Broken)?;
+    Ok((head, end))
+}
+
+/// The position after the last line end before `before`, found from behind.
+fn line_end_before(file: &mut File, before: u64) -> io::Result<Option<u64>> {
+    const CHUNK: u64 = 64 * 1024;
+    let mut end = before;
+    let mut chunk = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(CHUNK);
+        chunk.clear();
+        file.seek(SeekFrom::Start(start))?;
+        file.take(end - start).read_to_end(&mut chunk)?;
+        if let Some(at) = chunk.iter().rposition(|b| *b == b'\n') {
+            return Ok(Some(start + u64::try_from(at).unwrap_or(u64::MAX) + 1));
+        }
+        end = start;
+    }
+    Ok(None)
+}
+
+/// A new file's name is in its directory, which has to reach the disk too.
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
