@@ -134,7 +134,8 @@ fn check_policy(check: &Check) -> Result<Record, CliFailure> {
         CliFailure::new(Exit::Configuration, format!("{}: cannot be read: {e}", check.file.display()))
     })?;
     let checked = authz::check(&text).map_err(|error| {
-        let failure = CliFailure::new(Exit::VerificationFailed, format!("{} is refused", check.file.display()));
+        let failure =
+            CliFailure::new(Exit::VerificationFailed, format!("{} is refused", check.file.display()));
         error.faults.iter().fold(failure, |failure, fault| failure.advice(fault.to_string()))
     })?;
     let warnings: Vec<String> = checked.warnings.iter().map(ToString::to_string).collect();
