@@ -56,7 +56,9 @@ impl fmt::Display for CliFailure {
 impl From<tonic::Status> for CliFailure {
     fn from(status: tonic::Status) -> Self {
         let details = status.get_error_details();
-        let word = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
+        let info = details.error_info();
+        let word = info.map(|info| info.reason.clone()).unwrap_or_default();
+        let request = info.and_then(|info| info.metadata.get("request_id"));
         let reason = Reason::ALL.into_iter().find(|r| r.as_str() == word);
         let delay = details.retry_info().and_then(|retry| retry.retry_delay);
         let exit = reason.map_or_else(|| exit_of_code(status.code()), exit_of_reason);
@@ -72,6 +74,9 @@ impl From<tonic::Status> for CliFailure {
         }
         if let Some(delay) = delay {
             failure = failure.advice(format!("try again in {}", span(delay)));
+        }
+        if let Some(request) = request {
+            failure = failure.advice(format!("request id in the vault's log: {}", harmless(request)));
         }
         match reason.map(what_to_do) {
             Some(advice) => failure.advice(advice),
@@ -91,6 +96,17 @@ impl CliFailure {
         }
         self
     }
+}
+
+/// An error with what led to it, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
 }
 
 /// The InteractionRequired among the details, which `tonic-types` does not know.
@@ -131,7 +147,6 @@ fn exit_of_reason(reason: Reason) -> Exit {
     match reason {
         Reason::InvalidRequest
         | Reason::AssertionMalformed
-        | Reason::ScopeNotGranted
         | Reason::PageTokenInvalid
         | Reason::WindowInvalid
         | Reason::ConfirmationMismatch
@@ -141,6 +156,7 @@ fn exit_of_reason(reason: Reason) -> Exit {
         Reason::TenantNotFound | Reason::ClientNotFound | Reason::GrantNotFound => Exit::NotFound,
         Reason::AssertionRejected
         | Reason::AssertionExpired
+        | Reason::ScopeNotGranted
         | Reason::TenantPurged
         | Reason::TenantPurgeScheduled
         | Reason::PurgeNotScheduled
@@ -215,6 +231,8 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::KeyUnavailable => "have an operator check the key store and the root key",
         Reason::AuditUnavailable => "have an operator make the audit file writable; nothing was done",
         Reason::StoreUnavailable => "have an operator check the database and the disk",
+        Reason::MessageTooLarge => "send less, or have server.max_message_bytes raised",
+        Reason::MethodUnknown => "use a client of the vault's own version",
         Reason::ShuttingDown => "try again when the vault is back",
         Reason::Internal => "report it with the vault's log lines of this moment",
     }
@@ -231,7 +249,8 @@ mod tests {
     #[test]
     fn a_refusal_says_what_why_and_what_to_do() {
         let mut details = ErrorDetails::new();
-        details.set_error_info("PROVIDER_THROTTLED", "obo-vault", std::collections::HashMap::new());
+        let metadata = [("request_id".to_owned(), "r-17".to_owned())];
+        details.set_error_info("PROVIDER_THROTTLED", "obo-vault", metadata);
         details.set_retry_info(Some(Duration::from_millis(1500)));
         let failure: CliFailure = Status::with_error_details(Code::Unavailable, "slow down", details).into();
         assert_eq!(failure.exit(), Exit::TryAgain);
@@ -239,6 +258,7 @@ mod tests {
         error: slow down
           reason: PROVIDER_THROTTLED
           try again in 2 s
+          request id in the vault's log: r-17
           wait: the provider asked for a pause
         ");
     }
@@ -268,6 +288,15 @@ mod tests {
         let failure: CliFailure = status.into();
         assert_eq!(failure.exit(), Exit::MustAct);
         assert!(failure.to_string().contains(&wanted.claims), "{failure}");
+    }
+
+    /// The code and the reason say the same; where they differ, it is on purpose.
+    #[test]
+    fn scripts_can_rely_on_the_code_where_the_reason_is_lost() {
+        for reason in Reason::ALL {
+            let by_code = exit_of_code(crate::grpc::status::meaning(reason).0);
+            assert_eq!(exit_of_reason(reason), by_code, "{}", reason.as_str());
+        }
     }
 
     #[test]

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::keyring::FileRootKey;
+
 use super::Exit;
-use super::failure::CliFailure;
+use super::failure::{CliFailure, chain};
 use super::output::{Record, Shown};
 
 const CONFIGURATION: &str = include_str!("../../deploy/obo-vault.minimal.toml");
@@ -36,9 +38,8 @@ impl Init {
     }
 }
 
-/// Makes the root key, readable for its owner alone.
 fn create_root_key(path: &Path) -> Result<(), CliFailure> {
-    Err(CliFailure::new(Exit::Unexpected, format!("{}: root keys are not built in yet", path.display())))
+    FileRootKey::create(path).map_err(|e| CliFailure::new(Exit::Unexpected, chain(&e)))
 }
 
 fn make_directory(path: &Path) -> Result<(), CliFailure> {
@@ -76,6 +77,29 @@ fn cannot(path: &Path, error: &std::io::Error) -> CliFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_init_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("vault");
+        let run = || Init { directory: directory.clone() }.run().unwrap();
+        let files =
+            || ["root.key", "obo-vault.toml", "policy.cedar"].map(|f| fs::read(directory.join(f)).unwrap());
+        run();
+        let first = files();
+        let Shown::Many { records, .. } = run() else { panic!("not a list") };
+        assert!(records.iter().all(|r| r[1].1 == "kept"), "{records:?}");
+        assert_eq!(files(), first);
+    }
+
+    #[test]
+    fn what_was_made_is_what_the_vault_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        Init { directory: dir.path().into() }.run().unwrap();
+        let environment = [("PORTAL_CLIENT_SECRET".to_owned(), "stand-in".to_owned())].into();
+        crate::config::Config::load_with(&dir.path().join("obo-vault.toml"), &environment).unwrap();
+        FileRootKey::load(&dir.path().join("root.key")).unwrap();
+    }
 
     #[test]
     fn what_is_there_is_kept() {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::authz;
 use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
@@ -132,8 +133,13 @@ fn check_policy(check: &Check) -> Result<Record, CliFailure> {
     let text = std::fs::read_to_string(&check.file).map_err(|e| {
         CliFailure::new(Exit::Configuration, format!("{}: cannot be read: {e}", check.file.display()))
     })?;
-    let _ = text;
-    Err(not_yet("policy check"))
+    let checked = authz::check(&text).map_err(|error| {
+        let failure =
+            CliFailure::new(Exit::VerificationFailed, format!("{} is refused", check.file.display()));
+        error.faults.iter().fold(failure, |failure, fault| failure.advice(fault.to_string()))
+    })?;
+    let warnings: Vec<String> = checked.warnings.iter().map(ToString::to_string).collect();
+    Ok(vec![("policies", checked.policies.into()), ("warnings", warnings.into())])
 }
 
 fn not_yet(what: &str) -> CliFailure {
