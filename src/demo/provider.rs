@@ -1,0 +1,355 @@
+//! The development identity provider: a real HTTP server on loopback that
+//! behaves as the strictest providers do. It rotates the refresh token on
+//! every use and revokes the whole family when it sees an old one again
+//! (RFC 9700 section 4.14.2), so whatever loses a token here loses it there.
+//!
+//! [`DevProvider`] starts it and is the hand on its levers; faults are queued
+//! with [`DevProvider::script`] and met by the next token requests.
+//!
+//! In reading order:
+//!
+//! - `options`: how it is set up;
+//! - `fault`: what can go wrong on demand;
+//! - `token`: the token endpoint: what a request is answered with;
+//! - `families`: refresh tokens, their rotation and the detection of reuse;
+//! - `client`: who the client is;
+//! - `signer`: signing keys, and the JWTs made and checked with them;
+//! - `http`: routes, and how an answer goes out, whole or in pieces;
+//! - `line`: a connection that can be cut.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::clock::SharedClock;
+use crate::entropy::SharedEntropy;
+
+mod client;
+mod families;
+mod fault;
+mod http;
+mod line;
+mod options;
+mod signer;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use fault::{Fault, Gate};
+pub use options::{AccessTokenForm, DevClientAuth, Options, UserClaims};
+
+use families::Families;
+use signer::Signer;
+
+/// A running development provider. It stops when it is dropped.
+pub struct DevProvider {
+    inner: Arc<Inner>,
+    server: JoinHandle<()>,
+    _stop_on_drop: DropGuard,
+}
+
+/// Why the provider could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// No port on loopback could be had.
+    Listen(std::io::Error),
+    /// A key could not be made, or a client's key could not be read.
+    Key(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(_) => f.write_str("no port on loopback could be had"),
+            Self::Key(detail) => write!(f, "a key cannot be used: {detail}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Listen(e) => Some(e),
+            Self::Key(_) => None,
+        }
+    }
+}
+
+/// What the provider has seen so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Requests to the token endpoint, faulty ones included.
+    pub token_requests: u64,
+    /// Refresh tokens redeemed with success.
+    pub refreshes: u64,
+    /// On-behalf-of exchanges with success.
+    pub obo_exchanges: u64,
+    /// Old refresh tokens that were seen again and not tolerated.
+    pub reuse_detected: u64,
+    /// Families revoked, by reuse, by request or by hand.
+    pub families_revoked: u64,
+    /// Revocation requests that named a known refresh token.
+    pub revocations: u64,
+    /// Token requests whose client could not be authenticated.
+    pub clients_refused: u64,
+    /// Requests for the signing keys.
+    pub jwks_requests: u64,
+    /// Requests that followed a redirect of the token endpoint.
+    pub redirects_followed: u64,
+}
+
+impl DevProvider {
+    /// Starts a provider on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    ///
+    /// No port, no signing key, or a client's public key that cannot be read.
+    pub async fn start(
+        options: Options,
+        clock: SharedClock,
+        entropy: SharedEntropy,
+    ) -> Result<Self, StartError> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(StartError::Listen)?;
+        let address = listener.local_addr().map_err(StartError::Listen)?;
+        let clients = client::Registry::new(&options).map_err(StartError::Key)?;
+        let inner = Arc::new(Inner {
+            issuer: format!("http://{address}"),
+            clients,
+            signer: RwLock::new(Signer::generate().map_err(StartError::Key)?),
+            stranger: Signer::generate().map_err(StartError::Key)?,
+            padding: "x".repeat(options.refresh_token_bytes),
+            options,
+            clock,
+            entropy,
+            state: Mutex::default(),
+            stop: CancellationToken::new(),
+        });
+        let server = tokio::spawn(http::serve(listener, Arc::clone(&inner)));
+        Ok(Self { _stop_on_drop: inner.stop.clone().drop_guard(), inner, server })
+    }
+
+    /// The issuer, also the base of every address.
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        self.inner.issuer.clone()
+    }
+
+    /// Where tokens are asked for.
+    #[must_use]
+    pub fn token_endpoint(&self) -> String {
+        self.inner.token_endpoint()
+    }
+
+    /// Where the signing keys are published.
+    #[must_use]
+    pub fn jwks_uri(&self) -> String {
+        format!("{}/jwks", self.inner.issuer)
+    }
+
+    /// Where refresh tokens are revoked (RFC 7009).
+    #[must_use]
+    pub fn revocation_endpoint(&self) -> String {
+        format!("{}/revoke", self.inner.issuer)
+    }
+
+    /// The access token with which `user` calls the API named `audience`: what
+    /// a front end hands to the vault for an on-behalf-of exchange.
+    #[must_use]
+    pub fn user_token(&self, user: &str, audience: &str) -> String {
+        self.user_token_with(user, UserClaims { audience: audience.to_owned(), ..UserClaims::default() })
+    }
+
+    /// The same with claims of the test's choice: expired, from another
+    /// issuer, signed by a stranger and so on.
+    #[must_use]
+    pub fn user_token_with(&self, user: &str, claims: UserClaims) -> String {
+        self.inner.user_token(user, claims)
+    }
+
+    /// Queues `fault` for the next `times` token requests, behind those that
+    /// are queued already.
+    pub fn script(&self, fault: Fault, times: usize) {
+        self.inner.state().faults.extend(std::iter::repeat_n(fault, times));
+    }
+
+    /// Forgets the queued faults that no request has met.
+    pub fn clear_script(&self) {
+        self.inner.state().faults.clear();
+    }
+
+    /// Makes the provider ask `user` for a second factor, or no longer.
+    pub fn require_mfa(&self, user: &str, required: bool) {
+        let mut state = self.inner.state();
+        if required {
+            state.second_factor.insert(user.to_owned());
+        } else {
+            state.second_factor.remove(user);
+        }
+    }
+
+    /// Makes the address of the signing keys answer 503, or no longer.
+    pub fn withhold_jwks(&self, withheld: bool) {
+        self.inner.state().jwks_withheld = withheld;
+    }
+
+    /// Signs with a new key from now on and publishes no other.
+    ///
+    /// # Errors
+    ///
+    /// The key could not be made.
+    pub fn rotate_signing_key(&self) -> Result<(), StartError> {
+        let signer = Signer::generate().map_err(StartError::Key)?;
+        *self.inner.signer.write().unwrap_or_else(PoisonError::into_inner) = signer;
+        Ok(())
+    }
+
+    /// What it has seen so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.state().stats
+    }
+
+    /// The form of the newest token request, secrets and all.
+    #[must_use]
+    pub fn last_token_request(&self) -> BTreeMap<String, String> {
+        self.inner.state().last_form.clone()
+    }
+
+    /// A new refresh token of `user` for `client_id`, the first of its family.
+    #[must_use]
+    pub fn mint_refresh_token(&self, client_id: &str, user: &str, scopes: &[&str]) -> String {
+        let handle = self.inner.random_text(24);
+        let scopes = scopes.iter().map(|&s| s.to_owned()).collect();
+        self.inner.state().families.begin(client_id, user, scopes, &handle);
+        self.inner.refresh_token(&handle)
+    }
+
+    /// Revokes every family of `user`, as an administrator would.
+    pub fn revoke_user(&self, user: &str) {
+        let mut state = self.inner.state();
+        let revoked = state.families.revoke_user(user);
+        state.stats.families_revoked += revoked;
+    }
+
+    /// Whether the newest family of `user` is alive.
+    #[must_use]
+    pub fn family_alive(&self, user: &str) -> bool {
+        self.inner.state().families.newest_of(user, None).is_some_and(|f| f.alive)
+    }
+
+    /// The refresh token that the newest family of `user` at `client_id` would
+    /// accept now; `None` when that family is revoked or there is none.
+    #[must_use]
+    pub fn current_refresh_token(&self, user: &str, client_id: &str) -> Option<String> {
+        let state = self.inner.state();
+        let family = state.families.newest_of(user, Some(client_id)).filter(|f| f.alive)?;
+        Some(self.inner.refresh_token(family.current_handle()))
+    }
+
+    /// Closes the port and every connection, held requests included.
+    pub async fn stop(self) {
+        self.inner.stop.cancel();
+        // The server task ends on the signal; it has nothing else to report.
+        let _ = self.server.await;
+    }
+}
+
+impl fmt::Debug for DevProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DevProvider").field("issuer", &self.inner.issuer).finish_non_exhaustive()
+    }
+}
+
+/// What the requests share.
+struct Inner {
+    options: Options,
+    clock: SharedClock,
+    entropy: SharedEntropy,
+    issuer: String,
+    clients: client::Registry,
+    signer: RwLock<Signer>,
+    /// Signs what must not be accepted.
+    stranger: Signer,
+    padding: String,
+    state: Mutex<State>,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    families: Families,
+    faults: VecDeque<Fault>,
+    stats: Stats,
+    second_factor: HashSet<String>,
+    jwks_withheld: bool,
+    /// `jti` of client assertions, by client.
+    seen_assertions: HashSet<(String, String)>,
+    last_form: BTreeMap<String, String>,
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sign(&self, claims: &serde_json::Value) -> String {
+        self.signer.read().unwrap_or_else(PoisonError::into_inner).sign(claims)
+    }
+
+    fn token_endpoint(&self) -> String {
+        format!("{}/token", self.issuer)
+    }
+
+    /// The refresh token with this handle, filled up to a realistic size.
+    fn refresh_token(&self, handle: &str) -> String {
+        format!("dev-rt.{handle}.{}", self.padding)
+    }
+
+    /// The handle of a refresh token; `None` when a single byte is wrong.
+    fn handle_of<'t>(&self, token: &'t str) -> Option<&'t str> {
+        token.strip_prefix("dev-rt.")?.strip_suffix(self.padding.as_str())?.strip_suffix('.')
+    }
+
+    /// `bytes` random bytes as text.
+    #[expect(clippy::expect_used, reason = "a development server may die with the kernel's randomness")]
+    fn random_text(&self, bytes: usize) -> String {
+        let mut raw = vec![0; bytes];
+        self.entropy.fill(&mut raw).expect("the kernel gives random bytes");
+        URL_SAFE_NO_PAD.encode(raw)
+    }
+
+    fn user_token(&self, user: &str, claims: UserClaims) -> String {
+        let now = self.clock.now().unix_seconds();
+        let tenant = claims.tenant.unwrap_or_else(|| self.options.tenant.clone());
+        let mut body = serde_json::json!({
+            "iss": claims.issuer.unwrap_or_else(|| self.issuer.clone()),
+            "aud": claims.audience,
+            "sub": user,
+            "oid": user,
+            "tid": tenant,
+            "iat": now,
+            "nbf": now,
+            "exp": now + claims.expires_in_seconds,
+            "ver": "2.0",
+        });
+        if let Some(body) = body.as_object_mut() {
+            for (name, value) in claims.extra {
+                body.insert(name, value);
+            }
+            for name in &claims.without {
+                body.remove(name);
+            }
+        }
+        if claims.signed_by_stranger { self.stranger.sign_as(&self.kid(), &body) } else { self.sign(&body) }
+    }
+
+    fn kid(&self) -> String {
+        self.signer.read().unwrap_or_else(PoisonError::into_inner).kid().to_owned()
+    }
+}
