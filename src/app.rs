@@ -20,7 +20,6 @@ use crate::config::{self, Config};
 use crate::entropy::{self, OsEntropy, SharedEntropy};
 use crate::grant::GrantService;
 use crate::grpc::{self, Door, Services, listen, page::Pages};
-use crate::idp::Idp;
 use crate::keyring::{FileRootKey, Keyring};
 use crate::metrics::Counters;
 use crate::redeem::{self, Redeemer};
@@ -114,7 +113,8 @@ impl App {
     /// A file that cannot be opened or is not as it must be, a policy that does
     /// not hold, a port that is taken.
     pub async fn build(config: Config, ambient: Ambient) -> Result<Self, StartError> {
-        let Config { server, store, root_key_file, audit, policy_file, tenants, cache, rotation, .. } = &config;
+        let Config { server, store, root_key_file, audit, policy_file, tenants, cache, rotation, .. } =
+            &config;
         let Ambient { clock, entropy } = ambient;
         let metrics = Arc::new(Counters::new());
 
@@ -122,17 +122,26 @@ impl App {
         let authorizer = Arc::new(load_policy(policy_file)?);
         let idp = Arc::new(providers::build(&config, &clock, &entropy)?);
         let audit = open_audit(audit, &clock)?;
-        let root = FileRootKey::load(root_key_file).map_err(|e| failed("reading the root key")(e.to_string()))?;
-        let keys = SqliteKeyStore::open(&store.key_path).map_err(|e| failed("opening the key store")(e.to_string()))?;
-        let tokens = SqliteStore::open(&store.path).map_err(|e| failed("opening the token store")(e.to_string()))?;
+        let root =
+            FileRootKey::load(root_key_file).map_err(|e| failed("reading the root key")(e.to_string()))?;
+        let keys = SqliteKeyStore::open(&store.key_path)
+            .map_err(|e| failed("opening the key store")(e.to_string()))?;
+        let tokens =
+            SqliteStore::open(&store.path).map_err(|e| failed("opening the token store")(e.to_string()))?;
         let tokens: Arc<dyn Store> = Arc::new(tokens);
-        let keyring =
-            Keyring::new(Arc::new(root), Arc::new(keys), Arc::clone(&clock), Arc::clone(&entropy), Default::default());
+        let keyring = Keyring::new(
+            Arc::new(root),
+            Arc::new(keys),
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            Default::default(),
+        );
         let keyring = Arc::new(keyring);
 
         let candidate = entropy::uuid(&*entropy).map_err(|e| failed("starting")(e.to_string()))?;
         let deployment = tokens.deployment(candidate).await;
-        let deployment = deployment.map_err(|e| failed("reading the deployment's identity")(e.to_string()))?;
+        let deployment =
+            deployment.map_err(|e| failed("reading the deployment's identity")(e.to_string()))?;
 
         let redeemer = Arc::new(Redeemer::new(redeem::Parts {
             store: Arc::clone(&tokens),
@@ -164,7 +173,10 @@ impl App {
                 clock: Arc::clone(&clock),
                 entropy: Arc::clone(&entropy),
                 metrics: Arc::clone(&metrics),
-                settings: rotation::Settings { key_max_age: rotation.key_max_age, batch_size: rotation.batch_size },
+                settings: rotation::Settings {
+                    key_max_age: rotation.key_max_age,
+                    batch_size: rotation.batch_size,
+                },
             }),
         };
         recover(&redeemer, &services.tenant).await?;
@@ -243,7 +255,8 @@ impl App {
         tracing::info!(address = %address, "serving");
         let connections = listen::connections(self.listener, self.security);
         let stopping = shutdown.clone();
-        let serving = router.serve_with_incoming_shutdown(connections, async move { stopping.triggered().await });
+        let serving =
+            router.serve_with_incoming_shutdown(connections, async move { stopping.triggered().await });
         let mut serving = std::pin::pin!(serving);
         let served = tokio::select! {
             served = &mut serving => served,
@@ -271,7 +284,9 @@ async fn recover(redeemer: &Redeemer, tenants: &TenantService) -> Result<(), Sta
     let recovered = redeemer.recover().await.map_err(|e| failed("recovering")(e.to_string()))?;
     if recovered != redeem::recovery::Recovered::default() {
         tracing::warn!(
-            finished = recovered.finished, in_doubt = recovered.in_doubt, abandoned = recovered.abandoned,
+            finished = recovered.finished,
+            in_doubt = recovered.in_doubt,
+            abandoned = recovered.abandoned,
             "recovered what an earlier process left behind"
         );
     }

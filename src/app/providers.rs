@@ -11,7 +11,11 @@ use crate::secret::ClientSecret;
 use super::{StartError, failed};
 
 /// The providers and clients of the configuration.
-pub(super) fn build(config: &Config, clock: &SharedClock, entropy: &SharedEntropy) -> Result<Idp, StartError> {
+pub(super) fn build(
+    config: &Config,
+    clock: &SharedClock,
+    entropy: &SharedEntropy,
+) -> Result<Idp, StartError> {
     let providers = config.providers.iter().map(|(name, provider)| self::provider(name, provider)).collect();
     let clients = config
         .clients
@@ -70,9 +74,9 @@ fn auth(auth: &config::ClientAuth) -> ClientAuth {
             ClientAuth::PrivateKeyJwt {
                 key_pem: again(key_pem),
                 alg: match algorithm {
-                    config::SigningAlgorithm::Ps256 => SigningAlg::PS256,
-                    config::SigningAlgorithm::Rs256 => SigningAlg::RS256,
-                    config::SigningAlgorithm::Es256 => SigningAlg::ES256,
+                    config::SigningAlgorithm::Ps256 => SigningAlg::Ps256,
+                    config::SigningAlgorithm::Rs256 => SigningAlg::Rs256,
+                    config::SigningAlgorithm::Es256 => SigningAlg::Es256,
                 },
                 key_id: key_id.clone(),
                 certificate_pem: certificate_pem.clone(),

@@ -65,8 +65,7 @@ impl Upkeep {
             self.metrics.audit_failure();
             tracing::error!("the audit log cannot be written: free its disk or mend its file");
         }
-        let status =
-            if store.is_ok() && audit { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let status = if store.is_ok() && audit { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status("", status).await;
     }
 }

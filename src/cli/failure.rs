@@ -193,8 +193,6 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::ScopeNotGranted => {
             "ask for scopes within the grant, or exchange again with the scopes needed"
         }
-        Reason::MessageTooLarge => "send less at once, or have server.max_message_bytes raised",
-        Reason::MethodUnknown => "use a client of the vault's own version",
         Reason::PageTokenInvalid => "begin again without a page token",
         Reason::WindowInvalid => "choose a window of 0 to 30 days",
         Reason::ConfirmationMismatch => "give the tenant's name as the confirmation",

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::app;
+use crate::audit::{self, Hash};
 use crate::authz;
 use crate::config::Config;
 use crate::shutdown::Shutdown;
@@ -51,10 +53,8 @@ impl Serve {
 }
 
 /// Serves until the shutdown is over.
-#[expect(clippy::unused_async, reason = "the server it will start is asynchronous")]
 async fn serve(config: Config, shutdown: Shutdown) -> Result<(), CliFailure> {
-    let _ = (config, shutdown);
-    Err(not_yet("serve"))
+    app::serve(config, shutdown).await.map_err(|e| CliFailure::new(Exit::Configuration, e.to_string()))
 }
 
 /// Shows the vault at work.
@@ -102,8 +102,11 @@ impl Audit {
 }
 
 fn verify_audit(verify: &Verify) -> Result<Record, CliFailure> {
-    let _ = (&verify.file, &verify.head);
-    Err(not_yet("audit verify"))
+    let head = verify.head.as_deref().map(str::parse::<Hash>).transpose();
+    let head = head.map_err(|e| CliFailure::new(Exit::Usage, format!("--head: {e}")))?;
+    let verified = audit::verify(&verify.file, head)
+        .map_err(|e| CliFailure::new(Exit::VerificationFailed, format!("{}: {e}", verify.file.display())))?;
+    Ok(vec![("entries", verified.entries.into()), ("head", verified.head.hash.to_string().into())])
 }
 
 /// The policy.
