@@ -238,7 +238,7 @@ impl App {
         let address = self.address().map_err(|e| failed("serving")(e.to_string()))?;
         let (router, health) = grpc::router(&self.door, self.services.clone(), self.options)
             .map_err(|e| failed("setting up reflection")(e.to_string()))?;
-        schedule::start(
+        let schedule = schedule::start(
             self.timetable,
             self.services.rotation.clone(),
             self.clock,
@@ -272,7 +272,8 @@ impl App {
         let _ = tokio::time::timeout(self.drain, self.door.drain()).await;
         // A run is durable at every batch and goes on at the next start.
         self.services.rotation.drain(Duration::from_secs(1)).await;
-        let _ = upkeep.await;
+        // What they hold is closed before this returns.
+        let _ = tokio::join!(upkeep, schedule);
         tracing::info!(drained, "stopped");
         served.map_err(|e| failed("serving")(e.to_string()))
     }

@@ -2,6 +2,11 @@
 //! production build leaves out (feature `demo`).
 //!
 //! - [`provider`]: the development identity provider: real HTTP, strict
-//!   rotation, faults on demand.
+//!   rotation, faults on demand;
+//! - [`pki`]: a certificate authority that lives as long as its directory;
+//! - [`stand`]: a provider, a vault with its files in a temporary directory,
+//!   and callers with certificates.
 
+pub mod pki;
 pub mod provider;
+pub mod stand;

@@ -8,13 +8,14 @@
 //! run that was missed while the process was down.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
-use std::sync::Arc;
+use tokio::task::JoinHandle;
 use tokio_cron_scheduler::{Job, JobSchedulerError};
 
 use crate::authz::Permit;
@@ -70,7 +71,7 @@ impl From<JobSchedulerError> for ScheduleError {
 }
 
 /// Resumes an interrupted run, sets the jobs up, and watches them until the
-/// process ends.
+/// shutdown. The task ends when the scheduler has stopped.
 ///
 /// # Errors
 ///
@@ -81,7 +82,7 @@ pub async fn start(
     clock: SharedClock,
     metrics: Arc<Counters>,
     shutdown: Shutdown,
-) -> Result<(), ScheduleError> {
+) -> Result<JoinHandle<()>, ScheduleError> {
     let cron = parse(&timetable.expression)?;
     let permit = Arc::new(Permit::<RunRotation>::for_schedule());
     match rotation.resume(&permit).await {
@@ -90,13 +91,14 @@ pub async fn start(
         Err(failure) => tracing::error!(%failure, "cannot look for an interrupted rotation"),
     }
 
+    let rotation = Arc::new(rotation);
     let scheduler = scheduler(&timetable, &rotation, &clock, &metrics, &permit).await?;
-    tokio::spawn(async move {
+    Ok(tokio::spawn(async move {
         let mut scheduler = scheduler;
         let mut watch = Watch {
             cron,
             time_zone: timetable.time_zone,
-            expect_after: timetable.catch_up.then_some(Timestamp(i64::MIN)).unwrap_or_else(|| clock.now()),
+            expect_after: if timetable.catch_up { Timestamp(i64::MIN) } else { clock.now() },
         };
         loop {
             watch.look(&rotation, &permit, clock.now()).await;
@@ -108,35 +110,39 @@ pub async fn start(
         if let Err(error) = scheduler.shutdown().await {
             tracing::warn!(%error, "the scheduler did not stop cleanly");
         }
-    });
-    Ok(())
+    }))
 }
 
 #[expect(clippy::disallowed_types, reason = "the home of the scheduler")]
 async fn scheduler(
     timetable: &Timetable,
-    rotation: &RotationService,
+    rotation: &Arc<RotationService>,
     clock: &SharedClock,
     metrics: &Arc<Counters>,
     permit: &Arc<Permit<RunRotation>>,
 ) -> Result<tokio_cron_scheduler::JobScheduler, ScheduleError> {
     let scheduler = tokio_cron_scheduler::JobScheduler::new().await?;
-    let (job_rotation, job_permit) = (rotation.clone(), Arc::clone(permit));
+    // The jobs outlive the scheduler for a moment; they must not keep the vault's
+    // files open.
+    let (job_rotation, job_permit) = (Arc::downgrade(rotation), Arc::clone(permit));
     let run = Job::new_async_tz(timetable.expression.as_str(), timetable.time_zone, move |_, _| {
-        let (rotation, permit) = (job_rotation.clone(), Arc::clone(&job_permit));
+        let (rotation, permit) = (job_rotation.upgrade(), Arc::clone(&job_permit));
         Box::pin(async move {
+            let Some(rotation) = rotation else { return };
             if let Err(failure) = rotation.start(&permit, RunOptions::default(), Trigger::Schedule).await {
                 tracing::error!(%failure, "a scheduled rotation could not start; the watch will try again");
             }
         })
     })?;
     scheduler.add(run).await?;
-    let (beat_rotation, beat_clock, beat_metrics) =
-        (rotation.clone(), Arc::clone(clock), Arc::clone(metrics));
+    let beat_rotation = Arc::downgrade(rotation);
+    let (beat_clock, beat_metrics) = (Arc::clone(clock), Arc::clone(metrics));
     let beat = Job::new_async(HEARTBEAT, move |_, _| {
         let now = beat_clock.now();
         beat_metrics.scheduler_tick(now);
-        beat_rotation.note_schedule(|state| state.last_tick = Some(now));
+        if let Some(rotation) = beat_rotation.upgrade() {
+            rotation.note_schedule(|state| state.last_tick = Some(now));
+        }
         Box::pin(std::future::ready(()))
     })?;
     scheduler.add(beat).await?;

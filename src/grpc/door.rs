@@ -93,9 +93,10 @@ impl Door {
     /// Who calls. The certificate was read when the connection was made.
     pub(super) fn visitor<T>(&self, request: &tonic::Request<T>) -> Visitor {
         let caller = match request.extensions().get::<Peer>() {
-            Some(peer) => {
-                peer.caller().map_err(|why| Failure::new(Reason::CallerUnidentified, why.to_string()))
-            }
+            Some(peer) => peer
+                .caller()
+                .cloned()
+                .map_err(|why| Failure::new(Reason::CallerUnidentified, why.to_string())),
             None => Err(Failure::new(Reason::CallerUnidentified, "a connection without a peer")),
         };
         let given = request.metadata().get("x-request-id").and_then(|id| id.to_str().ok());

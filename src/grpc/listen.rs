@@ -57,8 +57,8 @@ impl Peer {
     /// # Errors
     ///
     /// Why the certificate names none, or more than one.
-    pub fn caller(&self) -> Result<Caller, &Unidentified> {
-        (*self.0).as_ref().map(Clone::clone)
+    pub fn caller(&self) -> Result<&Caller, &Unidentified> {
+        (*self.0).as_ref()
     }
 }
 

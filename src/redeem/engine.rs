@@ -77,6 +77,9 @@ pub struct Parts {
     pub settings: Settings,
 }
 
+/// What a flight brings.
+type Fetched = Result<Arc<IssuedToken>, Failure>;
+
 /// The engine; clones share everything.
 #[derive(Clone)]
 pub struct Redeemer {
@@ -84,7 +87,7 @@ pub struct Redeemer {
     pub(super) cache: Arc<TokenCache>,
     pub(super) gates: Arc<Gates>,
     pub(super) locks: Arc<GrantLocks>,
-    flights: Arc<Flights<(GrantKey, Target), Result<Arc<IssuedToken>, Failure>>>,
+    flights: Arc<Flights<(GrantKey, Target), Fetched>>,
     pub(super) tasks: TaskTracker,
 }
 
@@ -135,7 +138,7 @@ impl Redeemer {
         origin: &Origin,
     ) -> Result<Handed, Failure> {
         let now = self.parts.clock.now();
-        if let Some(handed) = self.from_memory(key, target, now.plus(min_life)) {
+        if let Some(handed) = self.remembered_token(key, target, now.plus(min_life)) {
             if now >= handed.token.refresh_at && self.cache.negative(key, target, now).is_none() {
                 self.start_flight(key, target, &self.ahead(origin));
             }
@@ -161,7 +164,7 @@ impl Redeemer {
             // Something is better than nothing while it lives, when the grant
             // itself is not known to be dead.
             Err(failure) if passes(failure.reason()) => {
-                self.from_memory(key, target, self.parts.clock.now()).ok_or(failure)
+                self.remembered_token(key, target, self.parts.clock.now()).ok_or(failure)
             }
             Err(failure) => Err(failure),
         }
@@ -186,7 +189,7 @@ impl Redeemer {
         tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
     }
 
-    fn from_memory(&self, key: &GrantKey, target: &Target, lives_until: Timestamp) -> Option<Handed> {
+    fn remembered_token(&self, key: &GrantKey, target: &Target, lives_until: Timestamp) -> Option<Handed> {
         let pass = self.gates.pass(&key.tenant)?;
         let token = self.cache.find(key, target)?;
         let good = token.tenant_epoch == pass.epoch && token.expires_at > lives_until;
@@ -214,7 +217,7 @@ impl Redeemer {
         key: &GrantKey,
         target: &Target,
         origin: &Origin,
-    ) -> tokio::sync::watch::Receiver<Option<Result<Arc<IssuedToken>, Failure>>> {
+    ) -> tokio::sync::watch::Receiver<Option<Fetched>> {
         self.flights.start(&self.tasks, (key.clone(), target.clone()), || {
             let (this, key, target, origin) = (self.clone(), key.clone(), target.clone(), origin.clone());
             async move { this.fetch(&key, &target, &origin).await }

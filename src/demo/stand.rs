@@ -1,0 +1,269 @@
+//! A stand: a development provider, a vault with its files in one directory, and
+//! callers with certificates. The demonstration, the tests and the benchmarks
+//! use the same one.
+//!
+//! The vault is configured by real files, so that it can also be served by the
+//! binary (`obo-vault serve --config …`) and be killed.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use tokio::task::JoinHandle;
+
+use crate::app::{Ambient, App, StartError};
+use crate::client::{Address, Client};
+use crate::config::Config;
+use crate::keyring::FileRootKey;
+use crate::shutdown::Shutdown;
+
+use super::pki::Pki;
+use super::provider::DevProvider;
+
+/// The policy of stands: one caller per role, named
+/// `spiffe://stand/<role>`. Readers and intake may work in any tenant.
+pub const POLICY: &str = r#"
+permit (principal == Caller::"spiffe://stand/mail", action == Action::"GetAccessToken", resource)
+    when { context.client == "portal" };
+permit (principal == Caller::"spiffe://stand/files", action == Action::"GetAccessToken", resource)
+    when { context.client == "portal" };
+permit (principal == Caller::"spiffe://stand/web", action in Action::"intake", resource);
+permit (principal == Caller::"spiffe://stand/operator", action in Action::"manage", resource);
+permit (principal == Caller::"spiffe://stand/auditor", action in Action::"inspect", resource);
+permit (principal == Caller::"spiffe://stand/rotator", action in Action::"rotate", resource);
+permit (principal == Caller::"spiffe://stand/purger", action in Action::"purge", resource);
+"#;
+
+/// The roles of [`POLICY`].
+pub const ROLES: [&str; 7] = ["mail", "files", "web", "operator", "auditor", "rotator", "purger"];
+
+/// What a stand is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The policy.
+    pub policy: String,
+    /// `strict`, `grace` or `tolerant`, and further keys of the provider's
+    /// table, as TOML lines.
+    pub profile: String,
+    /// Further TOML, whole tables.
+    pub more: String,
+    /// Further TOML keys of `[server]`.
+    pub server: String,
+    /// "fsync" or "os".
+    pub audit_durability: &'static str,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            policy: POLICY.to_owned(),
+            profile: "profile = \"strict\"\nmulti_resource = true".to_owned(),
+            more: String::new(),
+            server: "reflection = true".to_owned(),
+            audit_durability: "fsync",
+        }
+    }
+}
+
+/// Where a stand's provider is.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// The issuer.
+    pub issuer: String,
+    /// The token endpoint.
+    pub token_endpoint: String,
+    /// The keys.
+    pub jwks_uri: String,
+    /// The revocation endpoint.
+    pub revocation_endpoint: Option<String>,
+    /// `tenant_claim = "tid"` or `tenant = "…"`, a TOML line.
+    pub tenant_rule: String,
+    /// The vault's `client_id` there.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: String,
+}
+
+impl Upstream {
+    /// A development provider with its default client.
+    #[must_use]
+    pub fn of(provider: &DevProvider) -> Self {
+        Self {
+            issuer: provider.issuer(),
+            token_endpoint: provider.token_endpoint(),
+            jwks_uri: provider.jwks_uri(),
+            revocation_endpoint: Some(provider.revocation_endpoint()),
+            tenant_rule: "tenant_claim = \"tid\"".to_owned(),
+            client_id: "vault".to_owned(),
+            client_secret: "development-secret".to_owned(),
+        }
+    }
+}
+
+/// The files of a vault in one directory.
+#[derive(Debug)]
+pub struct Files {
+    directory: PathBuf,
+    pki: Pki,
+}
+
+/// A stand could not be set up.
+#[derive(Debug)]
+pub struct SetupError(String);
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SetupError {}
+
+fn setup(error: impl fmt::Display) -> SetupError {
+    SetupError(error.to_string())
+}
+
+impl Files {
+    /// Writes certificates, root key, policy and configuration. The vault will
+    /// listen on `port` of loopback; 0 is a free one.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be written.
+    pub fn create(
+        directory: &Path,
+        upstream: &Upstream,
+        settings: &Settings,
+        port: u16,
+    ) -> Result<Self, SetupError> {
+        let pki = Pki::new(directory).map_err(setup)?;
+        let server = pki.server().map_err(setup)?;
+        for role in ROLES {
+            pki.caller(role, &format!("spiffe://stand/{role}")).map_err(setup)?;
+        }
+        FileRootKey::create(&directory.join("root.key")).map_err(setup)?;
+        fs::write(directory.join("policy.cedar"), &settings.policy).map_err(setup)?;
+        private(&directory.join("client.secret"), &upstream.client_secret).map_err(setup)?;
+
+        let Settings { profile, more, server: server_keys, audit_durability, policy: _ } = settings;
+        let Upstream {
+            issuer,
+            token_endpoint,
+            jwks_uri,
+            revocation_endpoint,
+            tenant_rule,
+            client_id,
+            client_secret: _,
+        } = upstream;
+        let mut toml = format!(
+            "[server]\nlisten = \"127.0.0.1:{port}\"\n{server_keys}\n\n\
+             [server.tls]\ncertificate_file = {:?}\nkey_file = {:?}\nclient_ca_file = {:?}\n\n\
+             [store]\npath = \"vault.db\"\nkey_path = \"keys.db\"\n\n\
+             [root_key]\nfile = \"root.key\"\n\n[audit]\nfile = \"audit.jsonl\"\ndurability = \"{audit_durability}\"\n\n\
+             [policy]\nfile = \"policy.cedar\"\n\n\
+             [providers.dev]\nissuer = \"{issuer}\"\ntoken_endpoint = \"{token_endpoint}\"\njwks_uri = \"{jwks_uri}\"\n\
+             audience = [\"api://vault\"]\n{tenant_rule}\n{profile}\n",
+            server.certificate,
+            server.key,
+            pki.ca(),
+        );
+        if let Some(revocation) = revocation_endpoint {
+            let _ = writeln!(toml, "revocation_endpoint = \"{revocation}\"");
+        }
+        let _ = write!(
+            toml,
+            "\n[clients.portal]\nprovider = \"dev\"\nclient_id = \"{client_id}\"\nauth = \"secret_post\"\n\
+             client_secret_file = \"client.secret\"\n\n{more}\n",
+        );
+        fs::write(directory.join("obo-vault.toml"), toml).map_err(setup)?;
+        Ok(Self { directory: directory.to_owned(), pki })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("obo-vault.toml")
+    }
+
+    /// The certificate authority, for further callers.
+    #[must_use]
+    pub fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    /// How the caller of that name reaches a vault.
+    #[must_use]
+    pub fn address(&self, vault: SocketAddr, caller: &str) -> Address {
+        Address {
+            endpoint: format!("https://{vault}"),
+            ca_file: Some(self.pki.ca()),
+            certificate_file: Some(self.directory.join(format!("{caller}.pem"))),
+            key_file: Some(self.directory.join(format!("{caller}.key"))),
+            server_name: Some("localhost".to_owned()),
+        }
+    }
+}
+
+/// A vault running in this process.
+#[derive(Debug)]
+pub struct RunningVault {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    task: JoinHandle<Result<(), StartError>>,
+}
+
+impl RunningVault {
+    /// Starts the vault of the files.
+    ///
+    /// # Errors
+    ///
+    /// Its configuration is refused or it cannot start.
+    pub async fn start(files: &Files, ambient: Ambient) -> Result<Self, SetupError> {
+        let config = Config::load(&files.config()).map_err(setup)?;
+        let app = App::build(config, ambient).await.map_err(setup)?;
+        let address = app.address().map_err(setup)?;
+        let shutdown = Shutdown::new();
+        let task = tokio::spawn(app.run(shutdown.clone()));
+        Ok(Self { address, shutdown, task })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A client of the caller of that name.
+    ///
+    /// # Errors
+    ///
+    /// The caller has no certificate, or the vault cannot be reached.
+    pub async fn client(&self, files: &Files, caller: &str) -> Result<Client, SetupError> {
+        Client::connect(&files.address(self.address, caller)).await.map_err(setup)
+    }
+
+    /// Stops it and waits until its files are closed.
+    ///
+    /// # Errors
+    ///
+    /// It did not stop cleanly.
+    pub async fn stop(self) -> Result<(), SetupError> {
+        self.shutdown.trigger();
+        self.task.await.map_err(setup)?.map_err(setup)
+    }
+}
+
+fn private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}

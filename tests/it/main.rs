@@ -1,0 +1,5 @@
+//! End to end: a vault behind its real door, a real provider over HTTP, callers
+//! with certificates. One file per RPC, then races, restarts, faults.
+
+mod harness;
+mod smoke;
