@@ -1,7 +1,7 @@
 //! The log: what `tracing` events become, and which of them.
 //!
 //! Lines go to standard error, as JSON objects or as text. Libraries are held
-//! at `info` whatever the configuration says: some of them log what they send,
+//! at `warn` whatever the configuration says: some of them log what they send,
 //! and what this process sends are tokens (invariant 1). Counters are in
 //! [`crate::metrics`].
 
@@ -38,7 +38,7 @@ where
 /// Whether an event may be logged if the configuration asks for it.
 fn held(metadata: &Metadata<'_>) -> bool {
     let own = metadata.target().split("::").next() == Some("obo_vault");
-    own || *metadata.level() <= Level::INFO
+    own || *metadata.level() <= Level::WARN
 }
 
 #[cfg(test)]

@@ -74,3 +74,33 @@ fn wrong_usage_and_no_connection_have_their_exit_codes() {
     assert_eq!(exit(&["tenant", "list", "--endpoint", "http://127.0.0.1:1"]), Some(7));
     assert_eq!(exit(&["tenant", "list", "--endpoint", "http://vault.example:1"]), Some(2));
 }
+
+#[test]
+fn a_changed_audit_log_and_a_wrong_policy_have_their_exit_code() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("the file is written");
+        path.to_str().expect("the path is UTF-8").to_owned()
+    };
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_obo-vault")).args(arguments).env_clear().output();
+        let output = output.expect("the binary runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+
+    let (code, text) = run(&["policy", "check", "--file", "deploy/policy.cedar"]);
+    assert_eq!(code, Some(0), "{text}");
+    let policy = file("policy", "permit (principal, action == Action::\"Everything\", resource);");
+    let (code, text) = run(&["policy", "check", "--file", &policy]);
+    assert_eq!(code, Some(8), "{text}");
+    assert!(text.contains("line 1"), "{text}");
+
+    let log = file("audit", "{\"not\":\"an entry\"}\n");
+    let (code, text) = run(&["audit", "verify", "--file", &log]);
+    assert_eq!(code, Some(8), "{text}");
+    let (code, text) = run(&["audit", "verify", "--file", &log, "--head", "short"]);
+    assert_eq!(code, Some(9), "{text}");
+    let (code, text) = run(&["audit", "verify", "--file", "no-such-file"]);
+    assert_eq!(code, Some(3), "{text}");
+}

@@ -61,9 +61,8 @@ impl From<tonic::Status> for CliFailure {
         let request = info.and_then(|info| info.metadata.get("request_id"));
         let reason = Reason::ALL.into_iter().find(|r| r.as_str() == word);
         let delay = details.retry_info().and_then(|retry| retry.retry_delay);
-        let exit = reason.map_or_else(|| exit_of_code(status.code()), exit_of_reason);
 
-        let mut failure = Self::new(exit, harmless(status.message()));
+        let mut failure = Self::new(exit_of(status.code()), harmless(status.message()));
         if word.is_empty() {
             failure = failure.advice(format!("code: {:?}", status.code()));
         } else {
@@ -127,7 +126,8 @@ fn span(delay: Duration) -> String {
     }
 }
 
-fn exit_of_code(code: Code) -> Exit {
+/// The vault chooses the code by what its caller will do, and so does a script.
+fn exit_of(code: Code) -> Exit {
     match code {
         Code::Ok => Exit::Ok,
         Code::PermissionDenied | Code::Unauthenticated => Exit::NotPermitted,
@@ -140,45 +140,6 @@ fn exit_of_code(code: Code) -> Exit {
         Code::Cancelled | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
             Exit::Unexpected
         }
-    }
-}
-
-fn exit_of_reason(reason: Reason) -> Exit {
-    match reason {
-        Reason::InvalidRequest
-        | Reason::AssertionMalformed
-        | Reason::PageTokenInvalid
-        | Reason::WindowInvalid
-        | Reason::ConfirmationMismatch
-        | Reason::TenantExists
-        | Reason::MessageTooLarge => Exit::InvalidArgument,
-        Reason::CallerUnidentified | Reason::NotPermitted => Exit::NotPermitted,
-        Reason::TenantNotFound | Reason::ClientNotFound | Reason::GrantNotFound => Exit::NotFound,
-        Reason::AssertionRejected
-        | Reason::AssertionExpired
-        | Reason::ScopeNotGranted
-        | Reason::TenantPurged
-        | Reason::TenantPurgeScheduled
-        | Reason::PurgeNotScheduled
-        | Reason::PurgeProtected
-        | Reason::InteractionRequired
-        | Reason::GrantRevoked
-        | Reason::GrantLost
-        | Reason::IdentityUnproven
-        | Reason::IdentityMismatch
-        | Reason::NoRefreshToken
-        | Reason::NoAccessToken
-        | Reason::ProviderRefused => Exit::MustAct,
-        Reason::PurgeIncomplete
-        | Reason::GrantInDoubt
-        | Reason::ProviderThrottled
-        | Reason::ProviderUnavailable
-        | Reason::ProviderRejectedClient
-        | Reason::KeyUnavailable
-        | Reason::AuditUnavailable
-        | Reason::StoreUnavailable
-        | Reason::ShuttingDown => Exit::TryAgain,
-        Reason::GrantUnreadable | Reason::MethodUnknown | Reason::Internal => Exit::Unexpected,
     }
 }
 
@@ -286,15 +247,6 @@ mod tests {
         let failure: CliFailure = status.into();
         assert_eq!(failure.exit(), Exit::MustAct);
         assert!(failure.to_string().contains(&wanted.claims), "{failure}");
-    }
-
-    /// The code and the reason say the same; where they differ, it is on purpose.
-    #[test]
-    fn scripts_can_rely_on_the_code_where_the_reason_is_lost() {
-        for reason in Reason::ALL {
-            let by_code = exit_of_code(crate::grpc::status::meaning(reason).0);
-            assert_eq!(exit_of_reason(reason), by_code, "{}", reason.as_str());
-        }
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::app;
-use crate::audit::{self, Hash};
+use crate::audit::{self, Verified, VerifyError};
 use crate::authz;
 use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
 use super::Exit;
-use super::failure::CliFailure;
+use super::failure::{CliFailure, chain};
 use super::output::{Record, Shown};
 
 /// Serves the API.
@@ -88,7 +88,8 @@ pub struct Verify {
     /// The audit log.
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
-    /// The hash of its last entry as noted elsewhere, which also finds a cut end.
+    /// The hash of an entry as noted elsewhere, for example the `head` of an
+    /// earlier check; without one, a cut end is not found.
     #[arg(long, value_name = "HASH")]
     head: Option<String>,
 }
@@ -102,11 +103,22 @@ impl Audit {
 }
 
 fn verify_audit(verify: &Verify) -> Result<Record, CliFailure> {
-    let head = verify.head.as_deref().map(str::parse::<Hash>).transpose();
-    let head = head.map_err(|e| CliFailure::new(Exit::Usage, format!("--head: {e}")))?;
-    let verified = audit::verify(&verify.file, head)
-        .map_err(|e| CliFailure::new(Exit::VerificationFailed, format!("{}: {e}", verify.file.display())))?;
-    Ok(vec![("entries", verified.entries.into()), ("head", verified.head.hash.to_string().into())])
+    let known = verify.head.as_deref().map(str::parse).transpose();
+    let known = known.map_err(|e| CliFailure::new(Exit::InvalidArgument, format!("--head: {e}")))?;
+    match audit::verify(&verify.file, known) {
+        Ok(Verified { entries, head }) => {
+            Ok(vec![("entries", entries.into()), ("head", head.hash.to_string().into())])
+        }
+        Err(error) => {
+            let exit = match error {
+                VerifyError::Unreadable(_) => Exit::Configuration,
+                VerifyError::Broken { .. } | VerifyError::KnownEntryMissing { .. } => {
+                    Exit::VerificationFailed
+                }
+            };
+            Err(CliFailure::new(exit, format!("{}: {}", verify.file.display(), chain(&error))))
+        }
+    }
 }
 
 /// The policy.
