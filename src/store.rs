@@ -327,8 +327,14 @@ pub trait Store: Send + Sync + 'static {
     async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, StoreError>;
     /// Intakes that are open; at start, those of a dead process.
     async fn open_intakes(&self) -> Result<Vec<OpenIntake>, StoreError>;
-    /// Grants in doubt whose `probe_after` has come, by index.
-    async fn due_probes(&self, now: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError>;
+    /// Grants in doubt whose `probe_after` has come, and grants that have been
+    /// SENDING since before `orphaned_before`.
+    async fn due_probes(
+        &self,
+        now: Timestamp,
+        orphaned_before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Grant>, StoreError>;
 
     /// Active grants that are due for a refresh, by index; all active ones when
     /// `now` is `None`.

@@ -162,7 +162,7 @@ impl Door {
         visitor: &Visitor,
         subject: Result<Subject, Failure>,
     ) -> Result<(Visit<A>, Ticket), Status> {
-        let refuse = |failure: Failure| self.refuse(visitor, A::ACTION, &failure);
+        let refuse = |failure: Failure| self.refuse_audited(visitor, A::ACTION, &failure);
         let caller = visitor.caller.as_ref().map_err(|failure| refuse(failure.clone()))?;
         let subject = subject.map_err(refuse)?;
         let origin = Origin { request_id: visitor.request_id.clone(), caller: caller.id().clone() };
@@ -170,7 +170,7 @@ impl Door {
         let request = self
             .audit
             .append(described(Entry::request(&origin.request_id, A::ACTION.as_str()), &origin, &subject))
-            .map_err(|e| refuse(unavailable(&e)))?;
+            .map_err(|e| self.refuse(visitor, A::ACTION, &unavailable(&e)))?;
         match permit {
             Ok(permit) => Ok((Visit { permit, origin, subject }, request)),
             Err(denied) => {
@@ -229,7 +229,7 @@ impl Door {
     }
 
     /// Logs what failed and why, and tells the caller what it may know.
-    pub(super) fn refuse(&self, visitor: &Visitor, action: Action, failure: &Failure) -> Status {
+    fn refuse(&self, visitor: &Visitor, action: Action, failure: &Failure) -> Status {
         self.metrics.call(action, Some(failure.reason()));
         let caller = visitor.caller.as_ref().map_or("unidentified", |caller| caller.id().as_str());
         tracing::warn!(

@@ -48,7 +48,7 @@ impl Api for Grants {
         let visitor = self.door.visitor(&request);
         // The provider's keys are not fetched for somebody who is nobody.
         if let Err(failure) = &visitor.caller {
-            return Err(self.door.refuse(&visitor, ACTION, failure));
+            return Err(self.door.refuse_audited(&visitor, ACTION, failure));
         }
         let (verified, target) = match self.verified(request.into_inner()).await {
             Ok(verified) => verified,
@@ -86,7 +86,7 @@ impl Api for Grants {
         let visitor = self.door.visitor(&request);
         let (key, token, target) = match import(request.into_inner()) {
             Ok(import) => import,
-            Err(failure) => return Err(self.door.refuse(&visitor, Action::ImportGrant, &failure)),
+            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::ImportGrant, &failure)),
         };
         let service = self.service.clone();
         let subject = Subject {
@@ -114,7 +114,7 @@ impl Api for Grants {
         let DescribeGrantRequest { tenant, subject, client } = request.into_inner();
         let (subject, user) = match one_grant(&tenant, &client, &subject) {
             Ok(found) => found,
-            Err(failure) => return Err(self.door.refuse(&visitor, Action::DescribeGrant, &failure)),
+            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::DescribeGrant, &failure)),
         };
         let service = self.service.clone();
         self.door
@@ -132,7 +132,7 @@ impl Api for Grants {
         let visitor = self.door.visitor(&request);
         let (subject, listing) = match self.listing(request.into_inner()) {
             Ok(listing) => listing,
-            Err(failure) => return Err(self.door.refuse(&visitor, Action::ListGrants, &failure)),
+            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::ListGrants, &failure)),
         };
         let (service, door) = (self.service.clone(), Arc::clone(&self.door));
         self.door
@@ -158,7 +158,7 @@ impl Api for Grants {
         let RevokeGrantRequest { tenant, subject, client } = request.into_inner();
         let (subject, user) = match one_grant(&tenant, &client, &subject) {
             Ok(found) => found,
-            Err(failure) => return Err(self.door.refuse(&visitor, Action::RevokeGrant, &failure)),
+            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::RevokeGrant, &failure)),
         };
         let service = self.service.clone();
         self.door

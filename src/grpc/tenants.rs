@@ -50,7 +50,7 @@ impl Api for Tenants {
         let visitor = self.door.visitor(&request);
         let (after, size) = match self.listing(request.into_inner()) {
             Ok(listing) => listing,
-            Err(failure) => return Err(self.door.refuse(&visitor, Action::ListTenants, &failure)),
+            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::ListTenants, &failure)),
         };
         let (service, door) = (self.service.clone(), Arc::clone(&self.door));
         self.door
@@ -104,7 +104,9 @@ impl Api for Tenants {
         let ScheduleTenantPurgeRequest { tenant, window } = request.into_inner();
         let window = match convert::window(window) {
             Ok(window) => window,
-            Err(failure) => return Err(self.door.refuse(&visitor, Action::ScheduleTenantPurge, &failure)),
+            Err(failure) => {
+                return Err(self.door.refuse_audited(&visitor, Action::ScheduleTenantPurge, &failure));
+            }
         };
         let service = self.service.clone();
         self.door

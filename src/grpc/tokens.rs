@@ -30,7 +30,7 @@ impl Api for Tokens {
         let visitor = self.door.visitor(&request);
         let (subject, request) = match wanted(request.into_inner()) {
             Ok(wanted) => wanted,
-            Err(failure) => return Err(self.door.refuse(&visitor, Action::GetAccessToken, &failure)),
+            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::GetAccessToken, &failure)),
         };
         self.door
             .quick_call(visitor, Ok(subject), |permit, origin| async move {

@@ -80,6 +80,24 @@ impl RawAnswer {
         })
     }
 
+    /// The answer as it may be kept on disk, sealed: byte for byte as it came,
+    /// but with "-" for the access token, which never goes there (invariant 1).
+    /// An answer that is no JSON object has no access token to find.
+    #[must_use]
+    pub fn without_access_token(&self) -> Self {
+        let mut body = self.body.clone();
+        if let Ok(text) = std::str::from_utf8(&self.body) {
+            for raw in Fields::read(text).all("access_token").map(RawValue::get) {
+                let start = raw.as_ptr().addr() - text.as_ptr().addr();
+                if let Some(place) = body.get_mut(start..start + raw.len()).filter(|p| p.len() >= 3) {
+                    place.fill(b' ');
+                    place[..3].copy_from_slice(br#""-""#);
+                }
+            }
+        }
+        Self { status: self.status, retry_after: self.retry_after, body }
+    }
+
     /// The body as text; bytes that are none are replaced, so that they spoil
     /// only the field they are in.
     pub(super) fn text(&self) -> Zeroizing<String> {
@@ -247,6 +265,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_on_disk_has_everything_but_the_access_token() {
+        let body = r#"{"access_token":"se\u0063ret","x":[1, 2],"refresh_token":"rt","access_token" : "secret2" ,"id_token":"it"}"#;
+        let kept = RawAnswer::new(200, None, body.as_bytes().to_vec()).without_access_token();
+        let text = kept.text();
+        assert!(!text.contains("secret") && !text.contains("ret\""), "{}", *text);
+        let answer = read(&text).unwrap();
+        assert_eq!(answer.refresh_token.unwrap().expose(), "rt");
+        assert_eq!(answer.id_token.unwrap().expose(), "it");
+        assert_eq!(answer.access_token.unwrap().expose(), "-");
+        for odd in ["", "{", "<html>", r#"{"access_token":1}"#, r#"{"access_token":"ab"#, "\u{feff}{}"] {
+            let kept = RawAnswer::new(200, None, odd.as_bytes().to_vec()).without_access_token();
+            assert_eq!(kept.body.len(), odd.len());
+        }
+    }
+
+    #[test]
     fn a_life_may_come_in_any_form() {
         for (text, seconds) in [
             ("3600", Some(3600.0)),
@@ -346,6 +380,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn taking_the_access_token_out_never_loses_the_refresh_token(
+            token in "[ -~]{1,40}", access in "[ -~]{1,40}", tail in "[ -~]{0,40}"
+        ) {
+            let body = format!("{}{tail}", serde_json::json!({"access_token": access, "refresh_token": token}));
+            let whole = RawAnswer::new(200, None, body.clone().into_bytes());
+            prop_assert_eq!(refresh_token(&whole.without_access_token().text()), refresh_token(&body));
+        }
+
         #[test]
         fn the_binary_form_keeps_everything(
             status: u16,

@@ -59,7 +59,7 @@ impl Redeemer {
         place: &Place,
         raw: &RawAnswer,
     ) {
-        let bytes = raw.to_bytes();
+        let bytes = raw.without_access_token().to_bytes();
         let mut refused_under = None;
         loop {
             let Ok((version, sealed)) = self.seal_for_sure(place, bytes.expose()).await else { return };

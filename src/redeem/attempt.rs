@@ -58,6 +58,14 @@ impl Redeemer {
         let client =
             client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
         let (sealed, opened) = self.read_grant(key).await?;
+        if matches!(sealed.grant.state, GrantState::Sending(_)) {
+            // Under the lock nobody else can be sending: the owner panicked, or
+            // lost its commit's answer.
+            self.adopt_orphan(sealed.grant.id).await?;
+            return Err(
+                Failure::new(Reason::GrantInDoubt, "an attempt was left behind").retry_after(step::BACK_OFF)
+            );
+        }
         check_scopes(&client, &sealed.grant, target)?;
 
         let id = AttemptId(
@@ -80,7 +88,7 @@ impl Redeemer {
             attempt: id,
         };
         record.intent(&parts.audit).await?;
-        let grant = self.commit_1(&sealed, &attempt).await?;
+        let grant = self.commit_1(&sealed, &attempt, client.profile()).await?;
         let flying = Flying { grant, attempt, client, target: target.clone(), tenant_epoch, record };
 
         let sent = self.send(&flying, prepared).await;
@@ -143,6 +151,7 @@ impl Redeemer {
         let key = self.parts.deployment.as_bytes();
         // HMAC takes a key of any length.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return String::new() };
+        mac.update(b"obo-vault jti");
         mac.update(grant.id.0.as_bytes());
         mac.update(&grant.generation.0.to_be_bytes());
         mac.update(&attempt.epoch.0.to_be_bytes());
@@ -150,7 +159,12 @@ impl Redeemer {
         tag.iter().take(16).map(|b| format!("{b:02x}")).collect()
     }
 
-    async fn commit_1(&self, sealed: &SealedGrant, attempt: &Attempt) -> Result<Grant, Failure> {
+    async fn commit_1(
+        &self,
+        sealed: &SealedGrant,
+        attempt: &Attempt,
+        profile: &Profile,
+    ) -> Result<Grant, Failure> {
         let takes_over = match &sealed.grant.state {
             GrantState::InDoubt { attempt, .. } => Some(attempt.id),
             GrantState::Active
@@ -170,9 +184,18 @@ impl Redeemer {
             Ok(Err(_)) => Err(Failure::new(Reason::StoreUnavailable, "the grant changed before commit 1")
                 .retry_after(Duration::from_secs(1))),
             // Whether the intent is on disk is not known when the commit's own
-            // answer is lost. Nothing was sent, so it may be taken back.
+            // answer is lost. Nothing was sent, so it may be taken back; where
+            // that fails too, it is found as an orphan.
             Err(error) => {
-                let _ = self.settle(sealed.grant.id, attempt.id, GrantState::Active, None).await;
+                let claimed = State {
+                    generation: sealed.grant.generation,
+                    grant: GrantState::Sending(attempt.clone()),
+                    not_before: None,
+                };
+                let now = self.parts.clock.now();
+                if let Ok(back) = step(&claimed, &Event::Unsent(attempt.id), profile, now) {
+                    self.settle(sealed.grant.id, attempt.id, back.state.grant, back.state.not_before).await;
+                }
                 Err(store_failure(&error))
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::authn::Caller;
 use crate::domain::failure::Failure;
-use crate::domain::grant::{AttemptId, Grant, GrantKey, GrantState};
+use crate::domain::grant::{AttemptId, Grant, GrantId, GrantKey, GrantState};
 use crate::domain::profile::Reuse;
 use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
@@ -23,13 +23,16 @@ use super::engine::{Redeemer, lost};
 use super::gate::store_failure;
 use super::intake::intake_place;
 use super::record::{AttemptRecord, Origin};
-use super::step::Event;
+use super::step::{Event, HARD_LIMIT};
 
 /// Most doubts looked into at once.
 const PROBES: u32 = 64;
 /// A doubt at a strict provider is left alone while an access token in memory
 /// lives at least this much longer.
 const NEARLY_OVER: Duration = Duration::from_secs(300);
+
+/// Age at which a sending attempt cannot have a task any more.
+const ORPHANED: Duration = Duration::from_secs(HARD_LIMIT.as_secs() + 60);
 
 /// What was found at start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,6 +68,17 @@ impl Redeemer {
             }
         }
         Ok(recovered)
+    }
+
+    /// Finishes, or puts in doubt, an attempt whose task is gone although the
+    /// process is not. The caller holds the grant's lock.
+    pub(super) async fn adopt_orphan(&self, grant: GrantId) -> Result<(), Failure> {
+        let open = self.parts.store.open_attempts().await.map_err(|e| store_failure(&e))?;
+        if let Some(open) = open.into_iter().find(|open| open.grant.id == grant) {
+            tracing::error!(grant.id = %grant, "an attempt was left behind by its task");
+            self.recover_attempt(open).await;
+        }
+        Ok(())
     }
 
     async fn recover_attempt(&self, open: OpenAttempt) -> bool {
@@ -153,7 +167,7 @@ impl Redeemer {
     /// When the store cannot be read.
     pub async fn probe_due(&self) -> Result<usize, StoreError> {
         let now = self.parts.clock.now();
-        let due = self.parts.store.due_probes(now, PROBES).await?;
+        let due = self.parts.store.due_probes(now, now.minus(ORPHANED), PROBES).await?;
         let due: Vec<Grant> = due.into_iter().filter(|grant| !self.may_wait(grant)).collect();
         let origin = system_origin();
         let probes = due.iter().map(|grant| self.refresh(&grant.key, &origin));
@@ -166,7 +180,8 @@ impl Redeemer {
     fn may_wait(&self, grant: &Grant) -> bool {
         let Some(client) = self.parts.idp.client(&grant.key.client) else { return true };
         let until = self.parts.clock.now().plus(NEARLY_OVER);
-        client.profile().reuse == Reuse::Strict
+        matches!(grant.state, GrantState::InDoubt { .. })
+            && client.profile().reuse == Reuse::Strict
             && self.cache.last_expiry(&grant.key).is_some_and(|expiry| expiry > until)
     }
 

@@ -223,8 +223,13 @@ impl Store for SqliteStore {
         self.db.read("find open intakes", grants::open_intakes).await
     }
 
-    async fn due_probes(&self, now: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError> {
-        self.db.read("find due probes", move |c| grants::due_probes(c, now, limit)).await
+    async fn due_probes(
+        &self,
+        now: Timestamp,
+        orphaned_before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Grant>, StoreError> {
+        self.db.read("find due probes", move |c| grants::due_probes(c, now, orphaned_before, limit)).await
     }
 
     async fn due_refreshes(

@@ -291,13 +291,20 @@ pub(super) fn open_intakes(c: &Connection) -> Result<Vec<OpenIntake>> {
         .collect()
 }
 
-pub(super) fn due_probes(c: &Connection, now: Timestamp, limit: u32) -> Result<Vec<Grant>> {
+/// The table of attempts holds what is open and nothing else, so it is small.
+pub(super) fn due_probes(
+    c: &Connection,
+    now: Timestamp,
+    orphaned_before: Timestamp,
+    limit: u32,
+) -> Result<Vec<Grant>> {
     c.prepare_cached(&format!(
         "SELECT {GRANT_COLUMNS} FROM attempt a JOIN grants g ON a.grant_id = g.id JOIN tenant t ON t.id = g.tenant
-         WHERE a.probe_after < ?1 AND g.status = 'IN_DOUBT' AND t.state = 'ACTIVE'
-         ORDER BY a.probe_after LIMIT ?2"
+         WHERE t.state = 'ACTIVE' AND (
+             (g.status = 'IN_DOUBT' AND a.probe_after < ?1) OR (g.status = 'SENDING' AND a.started_at < ?2))
+         ORDER BY a.started_at LIMIT ?3"
     ))?
-    .query_map((now.0, limit), rows::grant)?
+    .query_map((now.0, orphaned_before.0, limit), rows::grant)?
     .collect()
 }
 
