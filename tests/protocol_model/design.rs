@@ -60,9 +60,9 @@ pub(crate) enum Sleep {
     /// For ever.
     Anywhere,
     /// For ever before the request is out; with a request or an answer in hand
-    /// at most to the hard limit.
+    /// not until a probe is due.
     BeforeSending,
-    /// At most to the hard limit.
+    /// Not until a probe is due.
     Never,
 }
 
@@ -79,12 +79,14 @@ pub(crate) struct Bounds {
     pub(crate) faults: u8,
     /// Outages of the store.
     pub(crate) outages: u8,
+    /// Intakes that replace the grant.
+    pub(crate) intakes: u8,
 }
 
 /// The designs that must hold.
 impl Design {
     /// The protocol as it is written: fenced requests, a journal on each node,
-    /// and a live process that keeps its hard limit once it has sent.
+    /// and a live process that is on time once it has sent.
     pub(crate) fn protocol() -> Self {
         Self {
             replicas: 2,
@@ -109,6 +111,18 @@ impl Design {
         Self { fenced: false, sleep: Sleep::Never, packets_are_prompt: true, ..Self::protocol() }
     }
 
+    /// A provider that accepts a client assertion longer than an exchange may
+    /// run.
+    pub(crate) fn protocol_with_a_tolerant_clock() -> Self {
+        let profile = Profile { assertion_tolerance: Duration::from_secs(120), ..Self::protocol().profile };
+        Self { profile, bounds: Bounds { faults: 1, ..STORM }, ..Self::protocol() }
+    }
+
+    /// Users who consent anew at any moment.
+    pub(crate) fn protocol_with_an_intake() -> Self {
+        Self { bounds: Bounds { crashes: 0, faults: 1, intakes: 1, ..STORM }, ..Self::protocol() }
+    }
+
     /// One node whose journal is the store itself.
     pub(crate) fn protocol_on_one_store() -> Self {
         Self { replicas: 1, journal: Journal::Store, ..Self::protocol() }
@@ -117,7 +131,12 @@ impl Design {
     /// A probe inside the grace window cannot wait for the fence, so packets
     /// have to be prompt.
     pub(crate) fn protocol_with_grace() -> Self {
-        Self { packets_are_prompt: true, profile: grace(), ..Self::protocol() }
+        Self {
+            packets_are_prompt: true,
+            profile: grace(),
+            bounds: Bounds { faults: 1, ..STORM },
+            ..Self::protocol()
+        }
     }
 }
 
@@ -199,12 +218,11 @@ impl Design {
     }
 }
 
-/// A world in which everything breaks, in every combination. With four attempts
-/// and two crashes the same holds, over 6,479,880 states and for minutes.
-const STORM: Bounds = Bounds { refreshes: 2, attempts: 3, crashes: 1, faults: 2, outages: 1 };
+/// A world in which everything breaks, in every combination.
+const STORM: Bounds = Bounds { refreshes: 2, attempts: 3, crashes: 1, faults: 2, outages: 1, intakes: 0 };
 
 /// A world in which nothing breaks.
-const PEACE: Bounds = Bounds { refreshes: 2, attempts: 3, crashes: 0, faults: 0, outages: 0 };
+const PEACE: Bounds = Bounds { refreshes: 2, attempts: 3, crashes: 0, faults: 0, outages: 0, intakes: 0 };
 
 /// A window that is still open one tick after a rotation, and closed after two.
 fn grace() -> Profile {
