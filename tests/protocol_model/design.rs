@@ -115,12 +115,12 @@ impl Design {
     /// run.
     pub(crate) fn protocol_with_a_tolerant_clock() -> Self {
         let profile = Profile { assertion_tolerance: Duration::from_secs(120), ..Self::protocol().profile };
-        Self { profile, bounds: Bounds { faults: 1, ..STORM }, ..Self::protocol() }
+        Self { profile, bounds: Bounds { faults: 1, outages: 0, ..STORM }, ..Self::protocol() }
     }
 
     /// Users who consent anew at any moment.
     pub(crate) fn protocol_with_an_intake() -> Self {
-        Self { bounds: Bounds { crashes: 0, faults: 1, intakes: 1, ..STORM }, ..Self::protocol() }
+        Self { bounds: Bounds { crashes: 0, faults: 1, outages: 0, intakes: 1, ..STORM }, ..Self::protocol() }
     }
 
     /// One node whose journal is the store itself.
@@ -134,7 +134,7 @@ impl Design {
         Self {
             packets_are_prompt: true,
             profile: grace(),
-            bounds: Bounds { faults: 1, ..STORM },
+            bounds: Bounds { faults: 1, outages: 0, ..STORM },
             ..Self::protocol()
         }
     }
