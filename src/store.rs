@@ -93,6 +93,8 @@ pub struct Commit {
     pub idle_expires_at: Option<Timestamp>,
     /// When the rotation job refreshes the grant.
     pub next_refresh_at: Timestamp,
+    /// No attempt before then.
+    pub not_before: Option<Timestamp>,
 }
 
 /// A new refresh token.

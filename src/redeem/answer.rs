@@ -98,8 +98,9 @@ impl Redeemer {
             not_before: None,
         };
         let event = Event::Answered { attempt: flying.attempt.id, renewed: answer.refresh_token.is_some() };
-        let generation =
-            step(&before, &event, profile, now).map_or(before.generation, |t| t.state.generation);
+        // Only claims are refused.
+        let after = step(&before, &event, profile, now).map_or(before, |t| t.state);
+        let generation = after.generation;
 
         loop {
             let renewed = match &answer.refresh_token {
@@ -120,6 +121,7 @@ impl Redeemer {
                 at: now,
                 idle_expires_at: profile.idle_lifetime.map(|life| now.plus(life)),
                 next_refresh_at: self.next_refresh_at(profile, now),
+                not_before: after.not_before,
             };
             match self.parts.store.commit(commit).await {
                 Ok(Ok(grant)) => {

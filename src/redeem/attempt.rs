@@ -145,8 +145,11 @@ impl Redeemer {
             .map_err(|e| Failure::new(Reason::ProviderRejectedClient, e.to_string()))
     }
 
-    /// `jti = HMAC(deployment, grant ‖ generation ‖ epoch)` (rule 4): a second
-    /// request of the same epoch is refused by providers that remember it.
+    /// `jti = HMAC(deployment, grant ‖ generation ‖ epoch ‖ the row's times)`
+    /// (rule 4). Whoever claims the row as it stands makes the same one, so that
+    /// a provider that remembers it refuses the second of two racing requests.
+    /// An attempt that ended without a new generation has moved one of the
+    /// times, so the next one is not taken for its repetition.
     fn jti(&self, grant: &Grant, attempt: &Attempt) -> String {
         let key = self.parts.deployment.as_bytes();
         // HMAC takes a key of any length.
@@ -155,6 +158,8 @@ impl Redeemer {
         mac.update(grant.id.0.as_bytes());
         mac.update(&grant.generation.0.to_be_bytes());
         mac.update(&attempt.epoch.0.to_be_bytes());
+        mac.update(&grant.refreshed_at.0.to_be_bytes());
+        mac.update(&grant.not_before.map_or(0, |t| t.0).to_be_bytes());
         let tag = mac.finalize().into_bytes();
         tag.iter().take(16).map(|b| format!("{b:02x}")).collect()
     }

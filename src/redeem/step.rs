@@ -169,7 +169,7 @@ pub enum Refusal {
 /// that is no longer there leaves the state as it is.
 pub fn step(state: &State, event: &Event, profile: &Profile, now: Timestamp) -> Result<Transition, Refusal> {
     Ok(match event {
-        Event::Claim { attempt, fenced_at } => claim(state, *attempt, *fenced_at, now)?,
+        Event::Claim { attempt, fenced_at } => claim(state, *attempt, *fenced_at, profile, now)?,
         Event::Unsent(id) => on_attempt(state, *id, |a| proven_unused(state, a, None, now)),
         Event::Interrupted(id) => {
             on_attempt(state, *id, |a| doubt(state, a, DoubtCause::Interrupted, profile, now))
@@ -180,7 +180,7 @@ pub fn step(state: &State, event: &Event, profile: &Profile, now: Timestamp) -> 
         Event::Refused(id, refused) => {
             on_attempt(state, *id, |a| self::refused(state, a, refused, profile, now))
         }
-        Event::Answered { attempt, renewed } => answered(state, *attempt, *renewed),
+        Event::Answered { attempt, renewed } => answered(state, *attempt, *renewed, profile),
         Event::Replaced => Transition {
             state: State { generation: state.generation.next(), grant: GrantState::Active, not_before: None },
             effects: vec![Effect::Persist],
@@ -192,6 +192,7 @@ fn claim(
     state: &State,
     id: AttemptId,
     fenced_at: Option<Timestamp>,
+    profile: &Profile,
     now: Timestamp,
 ) -> Result<Transition, Refusal> {
     let (epoch, follows) = match &state.grant {
@@ -201,6 +202,9 @@ fn claim(
         },
         GrantState::InDoubt { probe_after, .. } if now <= *probe_after => {
             return Err(Refusal::NotYet(*probe_after));
+        }
+        GrantState::InDoubt { attempt, .. } if too_late_for_grace(attempt, profile, now) => {
+            return Err(Refusal::NotYet(harmless_after(attempt)));
         }
         GrantState::InDoubt { attempt, cause, .. } => {
             (Epoch(attempt.epoch.0.saturating_add(1)), Some(*cause))
@@ -299,23 +303,41 @@ fn doubt(
 
 /// From when on the token may be tried again (rule 7).
 fn probe_after(attempt: &Attempt, profile: &Profile, now: Timestamp) -> Timestamp {
-    let landed = attempt.started_at.plus(HARD_LIMIT);
-    let harmless = attempt.fenced_at.map_or(landed, |fenced| fenced.max(landed)).plus(PROBE_MARGIN);
     match profile.reuse {
         Reuse::Grace { window } => {
             let early = now.plus(GRACE_PROBE_DELAY);
-            if early < attempt.started_at.plus(window) { early } else { harmless }
+            if early < attempt.started_at.plus(window) { early } else { harmless_after(attempt) }
         }
-        Reuse::Strict | Reuse::Tolerated => harmless,
+        Reuse::Strict | Reuse::Tolerated => harmless_after(attempt),
     }
 }
 
-fn answered(state: &State, id: AttemptId, renewed: bool) -> Transition {
+/// Until when a request of the attempt may still reach the provider and be
+/// accepted there.
+fn harmless_after(attempt: &Attempt) -> Timestamp {
+    let landed = attempt.started_at.plus(HARD_LIMIT);
+    attempt.fenced_at.map_or(landed, |fenced| fenced.max(landed)).plus(PROBE_MARGIN)
+}
+
+/// Whether an early probe was planned and its window has closed since.
+fn too_late_for_grace(attempt: &Attempt, profile: &Profile, now: Timestamp) -> bool {
+    match profile.reuse {
+        Reuse::Grace { window } => now >= attempt.started_at.plus(window) && now <= harmless_after(attempt),
+        Reuse::Strict | Reuse::Tolerated => false,
+    }
+}
+
+fn answered(state: &State, id: AttemptId, renewed: bool, profile: &Profile) -> Transition {
     match &state.grant {
         GrantState::Sending(attempt) | GrantState::InDoubt { attempt, .. } if attempt.id == id => {
             let generation = if renewed { state.generation.next() } else { state.generation };
+            // The request that was in doubt may still be under way. Redeemed
+            // once more before it is harmless, the token would be two old when
+            // that request arrives, and the grace window only covers one.
+            let early_probe = matches!(profile.reuse, Reuse::Grace { .. }) && attempt.follows.is_some();
+            let not_before = early_probe.then(|| harmless_after(attempt));
             Transition {
-                state: State { generation, grant: GrantState::Active, not_before: None },
+                state: State { generation, grant: GrantState::Active, not_before },
                 effects: vec![Effect::Persist],
             }
         }
@@ -421,6 +443,30 @@ mod tests {
         };
         assert!(after(&soon) < NOW.plus(Duration::from_secs(30)));
         assert!(after(&late) > NOW.plus(HARD_LIMIT));
+    }
+
+    #[test]
+    fn after_an_early_probe_the_next_attempt_waits_for_the_request_in_doubt() {
+        let profile = Profile::grace(Duration::from_secs(30));
+        let doubt = run(&sending(1, NOW), &Event::OwnerDied(id(1)), &profile, NOW);
+        let soon = NOW.plus(Duration::from_secs(5));
+        let probe = run(&doubt, &Event::Claim { attempt: id(2), fenced_at: None }, &profile, soon);
+        let back = run(&probe, &Event::Answered { attempt: id(2), renewed: true }, &profile, soon);
+        let until = soon.plus(HARD_LIMIT).plus(PROBE_MARGIN);
+        assert_eq!(back.not_before, Some(until));
+        let again = step(&back, &Event::Claim { attempt: id(3), fenced_at: None }, &profile, soon);
+        assert_eq!(again, Err(Refusal::NotYet(until)));
+    }
+
+    #[test]
+    fn an_early_probe_whose_window_has_closed_waits_like_any_other() {
+        let profile = Profile::grace(Duration::from_secs(30));
+        let doubt = run(&sending(1, NOW), &Event::OwnerDied(id(1)), &profile, NOW);
+        let claim = Event::Claim { attempt: id(2), fenced_at: None };
+        let closed = NOW.plus(Duration::from_secs(40));
+        let harmless = NOW.plus(HARD_LIMIT).plus(PROBE_MARGIN);
+        assert_eq!(step(&doubt, &claim, &profile, closed), Err(Refusal::NotYet(harmless)));
+        assert!(step(&doubt, &claim, &profile, harmless.plus(Duration::from_millis(1))).is_ok());
     }
 
     #[test]

@@ -128,14 +128,22 @@ impl Design {
         Self { replicas: 1, journal: Journal::Store, ..Self::protocol() }
     }
 
-    /// A probe inside the grace window cannot wait for the fence, so packets
-    /// have to be prompt.
+    /// A probe inside the grace window does not wait for the fence.
     pub(crate) fn protocol_with_grace() -> Self {
         Self {
             packets_are_prompt: true,
             profile: grace(),
             bounds: Bounds { faults: 1, outages: 0, ..STORM },
             ..Self::protocol()
+        }
+    }
+
+    /// The same where a packet may linger until after the probe.
+    pub(crate) fn protocol_with_grace_and_slow_packets() -> Self {
+        Self {
+            packets_are_prompt: false,
+            bounds: Bounds { crashes: 1, ..PEACE },
+            ..Self::protocol_with_grace()
         }
     }
 }
@@ -192,16 +200,6 @@ impl Design {
             sleep: Sleep::Never,
             packets_are_prompt: true,
             ..Self::mutex_in_each_process()
-        }
-    }
-
-    /// The protocol itself at a provider with a grace window, where packets may
-    /// linger: the price of a probe that does not wait for the fence.
-    pub(crate) fn early_probe_with_slow_packets() -> Self {
-        Self {
-            packets_are_prompt: false,
-            bounds: Bounds { crashes: 1, ..PEACE },
-            ..Self::protocol_with_grace()
         }
     }
 

@@ -111,7 +111,7 @@ pub(super) fn commit(c: &Connection, commit: &Commit) -> Outcome<Grant, CommitRe
         ":idle": commit.idle_expires_at.map(|t| t.0),
         ":next": commit.next_refresh_at.0,
     })?;
-    put_state(c, commit.grant, &GrantState::Active, None)?;
+    put_state(c, commit.grant, &GrantState::Active, commit.not_before)?;
     delete_attempt(c, commit.grant)?;
     Ok(by_id(c, commit.grant)?.map(|s| s.grant).ok_or(CommitRefused::Superseded))
 }
