@@ -243,7 +243,7 @@ mod tests {
         for durability in [Durability::Os, Durability::Fsync] {
             let (_directory, path) = directory();
             let log = open(&path, durability).unwrap();
-            log.record(Entry::request("r1", "GetAccessToken")).await.unwrap();
+            log.record(Entry::new(Kind::Request, "r1", "GetAccessToken")).await.unwrap();
             assert_eq!(actions(&path), ["audit_opened", "GetAccessToken"]);
             assert_eq!(verify(&path, None).unwrap().entries, 2);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -291,8 +291,8 @@ mod tests {
                 let log = Arc::clone(&log);
                 tokio::spawn(async move {
                     for _ in 0..50 {
-                        let asked = log.append(Entry::request("r", "x")).unwrap();
-                        let told = log.append(Entry::outcome("r", "x")).unwrap();
+                        let asked = log.append(Entry::new(Kind::Request, "r", "x")).unwrap();
+                        let told = log.append(Entry::new(Kind::Outcome, "r", "x")).unwrap();
                         log.durable(told).await.unwrap();
                         log.durable(asked).await.unwrap();
                     }

@@ -379,8 +379,8 @@ impl Writer {
 mod tests {
     use super::*;
 
-    use crate::audit::AuditLog;
     use crate::audit::chain::Head;
+    use crate::audit::{AuditLog, Kind};
     use crate::clock::SystemClock;
 
     /// A disk that fills up, breaks and hangs when told to.
@@ -527,10 +527,10 @@ mod tests {
         let disk = Disk::default();
         let log = disk.log(Durability::Os);
         disk.set(|state| state.full_at = Some(0));
-        let lost = log.append(Entry::request("r", "lost")).unwrap();
+        let lost = log.append(Entry::new(Kind::Request, "r", "lost")).unwrap();
         log.committer.flush();
         disk.set(|state| state.full_at = None);
-        let kept = log.append(Entry::outcome("r", "kept")).unwrap();
+        let kept = log.append(Entry::new(Kind::Outcome, "r", "kept")).unwrap();
         assert_eq!(log.durable(kept).await, Ok(()));
         assert_eq!(log.durable(lost).await, Err(AuditUnavailable));
     }
