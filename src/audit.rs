@@ -5,7 +5,8 @@
 //! - this file: the [`AuditLog`] that services write to;
 //! - [`entry`]: what an entry may say; it cannot hold a secret;
 //! - [`chain`]: a line's bytes and its hash;
-//! - `commit`: how many callers share one write, and what a failed one does;
+//! - `commit`: how many callers share one write;
+//! - `writer`: one write, and what a failed one leaves behind: nothing;
 //! - `file`: the file, opened, continued and repaired;
 //! - [`verify`](verify()): the check that nothing was edited, removed or moved.
 //!
@@ -36,6 +37,7 @@ mod commit;
 pub mod entry;
 mod file;
 mod verify;
+mod writer;
 
 pub use chain::{Fault, Hash, Head};
 pub use commit::Ticket;
