@@ -5,7 +5,8 @@
 //! - this file: the [`AuditLog`] that services write to;
 //! - [`entry`]: what an entry may say; it cannot hold a secret;
 //! - [`chain`]: a line's bytes and its hash;
-//! - `commit`: how many callers share one write, and what a failed one does;
+//! - `commit`: how many callers share one write;
+//! - `writer`: one write, and what a failed one leaves behind: nothing;
 //! - `file`: the file, opened, continued and repaired;
 //! - [`verify`](verify()): the check that nothing was edited, removed or moved.
 //!
@@ -36,6 +37,7 @@ mod commit;
 pub mod entry;
 mod file;
 mod verify;
+mod writer;
 
 pub use chain::{Fault, Hash, Head};
 pub use commit::Ticket;
@@ -243,7 +245,7 @@ mod tests {
         for durability in [Durability::Os, Durability::Fsync] {
             let (_directory, path) = directory();
             let log = open(&path, durability).unwrap();
-            log.record(Entry::request("r1", "GetAccessToken")).await.unwrap();
+            log.record(Entry::new(Kind::Request, "r1", "GetAccessToken")).await.unwrap();
             assert_eq!(actions(&path), ["audit_opened", "GetAccessToken"]);
             assert_eq!(verify(&path, None).unwrap().entries, 2);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -291,8 +293,8 @@ mod tests {
                 let log = Arc::clone(&log);
                 tokio::spawn(async move {
                     for _ in 0..50 {
-                        let asked = log.append(Entry::request("r", "x")).unwrap();
-                        let told = log.append(Entry::outcome("r", "x")).unwrap();
+                        let asked = log.append(Entry::new(Kind::Request, "r", "x")).unwrap();
+                        let told = log.append(Entry::new(Kind::Outcome, "r", "x")).unwrap();
                         log.durable(told).await.unwrap();
                         log.durable(asked).await.unwrap();
                     }

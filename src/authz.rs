@@ -91,7 +91,7 @@ impl Authorizer {
 ///
 /// All faults of the policy.
 pub fn check(policy_text: &str) -> Result<Summary, PolicyError> {
-    policy::check(policy_text, &policy::schema()).map(|checked| checked.summary)
+    policy::check(policy_text).map(|checked| checked.summary)
 }
 
 /// What is asked for, as far as a policy may judge it.
@@ -140,8 +140,7 @@ struct Generation {
 
 impl Generation {
     fn new(number: u64, policy_text: &str) -> Result<Self, PolicyError> {
-        let schema = policy::schema();
-        let checked = policy::check(policy_text, &schema)?;
+        let checked = policy::check(policy_text)?;
         for warning in &checked.summary.warnings {
             tracing::warn!(policy.generation = number, %warning, "policy");
         }
@@ -149,7 +148,7 @@ impl Generation {
             .max_capacity(REMEMBERED_BYTES)
             .weigher(|question: &Question, _| question.weight())
             .build();
-        Ok(Self { number, judge: decide::Judge::new(schema, checked.policies), decisions })
+        Ok(Self { number, judge: decide::Judge::new(checked.policies), decisions })
     }
 
     fn permits(&self, question: &Question) -> bool {

@@ -2,6 +2,8 @@
 //! change of a policy, of the schema or of an action shows up here as a diff of
 //! `tests/snapshots/`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 use std::fmt::Write as _;
 
 use obo_vault::authn::Caller;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::AuditError;
 use super::chain::{FIRST_BYTES, Fault, Head, MAX_LINE_BYTES};
-use super::commit::Sink;
+use super::writer::Sink;
 
 /// A file ready to be continued.
 pub(super) struct Opened {

@@ -11,13 +11,13 @@ use cedar_policy::{
 
 use crate::domain::action::Action;
 
-use super::Question;
+use super::{Question, policy};
 
 /// Evaluates policies. Costs from tens of microseconds up to milliseconds,
 /// growing with the number of policies, so nobody asks the same twice.
 pub(super) struct Judge {
     cedar: Authorizer,
-    schema: Schema,
+    schema: &'static Schema,
     policies: PolicySet,
     names: Names,
 }
@@ -31,7 +31,7 @@ struct Names {
 
 impl Judge {
     #[expect(clippy::expect_used, reason = "the names are constants and valid identifiers")]
-    pub(super) fn new(schema: Schema, policies: PolicySet) -> Self {
+    pub(super) fn new(policies: PolicySet) -> Self {
         let name = |word: &str| word.parse().expect("names of the schema are identifiers");
         let names = Names {
             caller: name("Caller"),
@@ -39,7 +39,7 @@ impl Judge {
             vault: name("Vault"),
             action: name("Action"),
         };
-        Self { cedar: Authorizer::new(), schema, policies, names }
+        Self { cedar: Authorizer::new(), schema: policy::schema(), policies, names }
     }
 
     /// Whether the policies permit it. Whatever goes wrong, the answer is no.
@@ -77,10 +77,10 @@ impl Judge {
         } else {
             entities.push(Entity::new_no_attrs(resource.clone(), HashSet::new()));
         }
-        let entities = Entities::from_entities(entities, Some(&self.schema)).map_err(|e| e.to_string())?;
+        let entities = Entities::from_entities(entities, Some(self.schema)).map_err(|e| e.to_string())?;
         let context = Context::from_pairs(context(question)).map_err(|e| e.to_string())?;
         let request =
-            Request::new(caller, action, resource, context, Some(&self.schema)).map_err(|e| e.to_string())?;
+            Request::new(caller, action, resource, context, Some(self.schema)).map_err(|e| e.to_string())?;
 
         let response = self.cedar.is_authorized(&request, &self.policies, &entities);
         // A policy that fails is skipped by Cedar, even one that forbids. Here

@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_types, reason = "this is a part of `authz`, the one home of Cedar")]
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 
@@ -60,15 +61,20 @@ pub(super) struct Checked {
 }
 
 /// The embedded schema.
+pub(super) fn schema() -> &'static Schema {
+    static SCHEMA: LazyLock<Schema> = LazyLock::new(read_schema);
+    &SCHEMA
+}
+
 #[expect(clippy::expect_used, reason = "the schema is a part of this program, and every test of it reads it")]
-pub(super) fn schema() -> Schema {
+fn read_schema() -> Schema {
     let (schema, _) = Schema::from_cedarschema_str(include_str!("schema.cedarschema"))
         .expect("the embedded schema is well-formed");
     schema
 }
 
 /// Reads a policy file and checks it against the schema.
-pub(super) fn check(text: &str, schema: &Schema) -> Result<Checked, PolicyError> {
+pub(super) fn check(text: &str) -> Result<Checked, PolicyError> {
     let mut policies = PolicySet::new();
     let mut faults = Vec::new();
     let mut lines = Vec::new();
@@ -85,7 +91,7 @@ pub(super) fn check(text: &str, schema: &Schema) -> Result<Checked, PolicyError>
     }
     let line_of = |id: &PolicyId| lines.iter().find(|(known, _)| known == id).map_or(0, |(_, line)| *line);
 
-    let result = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
+    let result = Validator::new(schema().clone()).validate(&policies, ValidationMode::Strict);
     faults.extend(result.validation_errors().map(|e| fault(line_of(e.policy_id()), e)));
     if !faults.is_empty() {
         faults.sort();
@@ -148,12 +154,12 @@ mod tests {
     use super::*;
 
     fn faults(text: &str) -> Vec<Remark> {
-        check(text, &schema()).map(|c| c.summary).unwrap_err().faults
+        check(text).map(|c| c.summary).unwrap_err().faults
     }
 
     #[test]
     fn a_file_is_cut_at_semicolons_that_end_policies() {
-        let text = "// a; b\n\npermit(a == \";//\\\";\");\n@x(\"y\") forbid(b); permit\n(c)";
+        let text = "// a; b\n\t\r\npermit(a == \";//\\\";\");\n@x(\"y\") forbid(b); permit\n(c)";
         assert_eq!(
             statements(text),
             [(3, "permit(a == \";//\\\";\");"), (4, "@x(\"y\") forbid(b);"), (4, "permit\n(c)"),]
@@ -181,12 +187,12 @@ mod tests {
         let list = r#"permit(principal, action == Action::"ListGrants", resource) when"#;
         assert_eq!(faults(&format!(r#"{list} {{ context.client == "mail" }};"#)).len(), 1);
         let guarded = format!(r#"{list} {{ context has client && context.client == "mail" }};"#);
-        assert_eq!(check(&guarded, &schema()).unwrap().summary.policies, 1);
+        assert_eq!(check(&guarded).unwrap().summary.policies, 1);
     }
 
     #[test]
     fn an_empty_file_is_lawful_and_remarked_on() {
-        let summary = check("// nothing\n", &schema()).unwrap().summary;
+        let summary = check("// nothing\n").unwrap().summary;
         assert_eq!(summary.policies, 0);
         assert_eq!(summary.warnings.len(), 1);
     }
@@ -199,7 +205,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_makes_the_check_panic(text in "[a-z;\"/\\\\\n(){} é]{0,60}") {
-            let _ = check(&text, &schema());
+            let _ = check(&text);
         }
     }
 }
