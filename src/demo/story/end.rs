@@ -24,7 +24,7 @@ pub(super) async fn purge(stage: &Stage) -> Result<Details, Broken> {
     expect(live_erase_time.is_some(), "the keys are not gone from the files")?;
     Ok(vec![
         format!("{key_versions_destroyed} key versions destroyed, gone from the files and their logs"),
-        format!("{grants_deleted} grants deleted; one sealed token was tried before, and did not open"),
+        format!("{grants_deleted} grants deleted; a sealed token, tried with the keys gone, did not open"),
     ])
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn audit(stage: &Stage) -> Result<Details, Broken> {
     let hash = verified.head.hash.to_string();
     let head = hash.get(..8).unwrap_or(&hash);
     Ok(vec![format!(
-        "{} entries, each chained to the one before; the last hash is {head}…",
+        "{} entries, each chained to the one before; the last has the hash {head}…",
         verified.entries
     )])
 }

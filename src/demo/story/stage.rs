@@ -213,7 +213,7 @@ impl Asked {
         let print = Sha256::digest(token.as_bytes());
         let print: String = print.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         let (took, bytes) = (millis(self.took), token.len());
-        format!("{caller:5}  {resource:21}  from {from:8} {took:>9}  {bytes} bytes, SHA-256 {print}…")
+        format!("{caller:5}  {resource:21}  {from:8} {took:>8}  {bytes} bytes sha256:{print}…")
     }
 }
 

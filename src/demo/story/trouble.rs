@@ -45,7 +45,10 @@ pub(super) async fn thief(stage: &Stage) -> Result<Details, Broken> {
     expect(stage.provider.stats().token_requests == asked_before, "the thief's vault has sent something")?;
 
     Ok(vec![
-        format!("{kibibytes} KiB hold the users' names, and none of their {} tokens", tokens.len()),
+        format!(
+            "{kibibytes} KiB hold the users' names, but none of their {} tokens in plain text",
+            tokens.len()
+        ),
         format!("in a vault with another root key: {}", refusal.words()),
     ])
 }
@@ -76,8 +79,8 @@ pub(super) async fn mfa(stage: &Stage) -> Result<Details, Broken> {
     expect(serde_json::from_str::<serde_json::Value>(claims).is_ok(), "the claims are not JSON")?;
     expect(stage.grant(CONTOSO, ADA).await?.state() == GrantState::Reauth, "the grant is not REAUTH")?;
     Ok(vec![
-        "62 minutes later, for the clock was moved, the tokens in memory have expired:".to_owned(),
-        format!("{}, with the claims to sign in with", refusal.words()),
+        "62 minutes later (the clock was moved) the token in memory has expired:".to_owned(),
+        format!("{}; to sign in with:", refusal.words()),
         claims.to_owned(),
     ])
 }

@@ -63,7 +63,7 @@ pub(super) async fn rotate(stage: &Stage) -> Result<Details, Broken> {
     details.push("after:".to_owned());
     details.extend(census_lines(&after));
     details.push(format!(
-        "{} refreshed and so sealed with version 2, {} re-sealed, {} key version destroyed",
+        "{} refreshed, sealed with version 2; {} re-sealed; {} key version destroyed",
         run.refreshed, run.resealed, run.versions_destroyed,
     ));
     details.push(format!("meanwhile mail asked {answered} times for ada's token and always got it"));
