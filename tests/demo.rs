@@ -74,6 +74,7 @@ fn it_stays_up_and_its_commands_work_as_they_are_printed() {
     let temporary = tempfile::tempdir().expect("a directory");
     let mut up = Up::start(temporary.path());
     assert_no_token(&up.text.join("\n"));
+    assert!(up.text.iter().all(|line| line.chars().count() <= 80), "a line is too long: {:#?}", up.text);
 
     let commands = up.commands();
     let of = |what: &str| -> Vec<&String> { commands.iter().filter(|c| c.contains(what)).collect() };
@@ -134,12 +135,18 @@ impl Up {
         panic!("it ended before the invitation:\n{}", text.join("\n"));
     }
 
-    /// What it prints to be pasted, in order: lines that are not indented and
-    /// no comments, from the `cd` on.
+    /// What it prints to be pasted, in order, from the `cd` on. The lines after
+    /// a command's first are indented.
     fn commands(&self) -> Vec<String> {
         let pasted = self.text.iter().skip_while(|line| !line.starts_with("cd "));
-        let pasted = pasted.filter(|line| !line.is_empty() && !line.starts_with(['#', ' ']));
-        pasted.filter(|line| !line.starts_with("Ctrl-C")).cloned().collect()
+        let mut commands: Vec<String> = Vec::new();
+        for line in pasted.filter(|line| !line.is_empty() && !line.starts_with(['#', 'C'])) {
+            match commands.last_mut() {
+                Some(command) if line.starts_with(' ') => *command += &format!("\n{line}"),
+                _ => commands.push(line.clone()),
+            }
+        }
+        commands
     }
 
     /// Runs a command as a newcomer would: after the first two, in a shell.

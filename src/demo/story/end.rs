@@ -61,8 +61,5 @@ pub(super) async fn audit(stage: &Stage) -> Result<Details, Broken> {
     let verified = verified.map_err(Broken::because("the audit log is not in order"))?;
     let hash = verified.head.hash.to_string();
     let head = hash.get(..8).unwrap_or(&hash);
-    Ok(vec![format!(
-        "{} entries, each chained to the one before; the last has the hash {head}…",
-        verified.entries
-    )])
+    Ok(vec![format!("{} entries, each chained to the one before; last hash {head}…", verified.entries)])
 }

@@ -5,47 +5,57 @@ use std::path::Path;
 
 use super::end::{FABRIKAM, GRACE};
 use super::narrator::say;
-use super::stage::{SERVICES, Stage};
+use super::stage::{SERVICES, Service, Stage};
 
 /// Prints what can be tried.
 pub fn invite(stage: &Stage) {
     let directory = stage.files.directory();
     let address = stage.vault.address();
-    let program = place_program(directory);
-    let [mail, files] = SERVICES;
-    let of = |caller: &str| format!("--cert {caller}.pem --key {caller}.key");
-    let token = format!(
-        "token get --tenant {FABRIKAM} --subject {GRACE} --client portal --scope {} --resource {}",
-        mail.scope, mail.resource,
-    );
-    let body = format!(
-        r#"{{"tenant":"{FABRIKAM}","subject":"{GRACE}","client":"portal","scopes":["{}"],"resource":"{}"}}"#,
-        mail.scope, mail.resource,
-    );
-    let method = "obovault.v1.TokenService/GetAccessToken";
-
     say("");
     say("It stays up for you to try. In another terminal, begin with");
     say("");
     say(&format!("cd {}", quoted(&directory.display().to_string())));
     say(&format!("export OBO_VAULT_ENDPOINT=https://{address} OBO_VAULT_CA=ca.pem"));
-    let tries = [
+    for (what, commands) in tries(&place_program(directory), &address.to_string()) {
+        say("");
+        say(&format!("# {what}"));
+        for command in commands {
+            say(&command);
+        }
+    }
+    say("");
+    say("Ctrl-C ends it and removes its files.");
+}
+
+/// What to try, and the commands for it, which begin in the stage's directory.
+fn tries(program: &str, address: &str) -> [(&'static str, Vec<String>); 5] {
+    let [mail, files] = SERVICES;
+    let Service { scope, resource, .. } = mail;
+    let of = |caller: &str| format!("--cert {caller}.pem --key {caller}.key");
+    let grant = format!("--tenant {FABRIKAM} --subject {GRACE} --client portal");
+    let token = |caller: &str| {
+        let wanted = format!("--scope {scope} --resource {resource}");
+        lines(&[&format!("{program} token get {grant}"), &wanted, &of(caller)])
+    };
+    let body = format!(
+        "'{{\"tenant\": \"{FABRIKAM}\", \"subject\": \"{GRACE}\", \"client\": \"portal\",\n    \
+         \"scopes\": [\"{scope}\"], \"resource\": \"{resource}\"}}'"
+    );
+    let method = "obovault.v1.TokenService/GetAccessToken";
+    [
         (
             "get an access token as the service mail, and be refused as files",
-            vec![
-                format!("{program} {token} {}", of(mail.caller)),
-                format!("{program} {token} {}", of(files.caller)),
-            ],
+            vec![token(mail.caller), token(files.caller)],
         ),
         (
-            "see the keys, rotate them, see the grant",
+            "see the tenant's keys, rotate them, see the grant",
             vec![
                 format!("{program} tenant keys {FABRIKAM} {}", of("auditor")),
-                format!("{program} rotation run --force-new-versions --refresh-all {}", of("rotator")),
-                format!(
-                    "{program} grant show --tenant {FABRIKAM} --subject {GRACE} --client portal {}",
-                    of("auditor")
-                ),
+                lines(&[
+                    &format!("{program} rotation run --force-new-versions --refresh-all"),
+                    &of("rotator"),
+                ]),
+                lines(&[&format!("{program} grant show {grant}"), &of("auditor")]),
             ],
         ),
         (
@@ -55,26 +65,28 @@ pub fn invite(stage: &Stage) {
         (
             "the same with buf or grpcurl, which learn the API by reflection",
             vec![
-                format!(
-                    "buf curl --protocol grpc --cacert ca.pem --cert mail.pem --key mail.key -d '{body}' https://{address}/{method}"
-                ),
-                format!("grpcurl -cacert ca.pem -cert mail.pem -key mail.key -d '{body}' {address} {method}"),
+                lines(&[
+                    "buf curl --protocol grpc --cacert ca.pem --cert mail.pem --key mail.key",
+                    &format!("-d {body}"),
+                    &format!("https://{address}/{method}"),
+                ]),
+                lines(&[
+                    "grpcurl -cacert ca.pem -cert mail.pem -key mail.key",
+                    &format!("-d {body}"),
+                    &format!("{address} {method}"),
+                ]),
             ],
         ),
         (
-            "purge the tenant: after it, the first command is refused",
-            vec![format!("{program} tenant purge {FABRIKAM} --confirm {FABRIKAM} {}", of("purger"))],
+            "purge the tenant: from then on, the first command is refused",
+            vec![lines(&[&format!("{program} tenant purge {FABRIKAM} --confirm {FABRIKAM}"), &of("purger")])],
         ),
-    ];
-    for (what, commands) in tries {
-        say("");
-        say(&format!("# {what}"));
-        for command in commands {
-            say(&command);
-        }
-    }
-    say("");
-    say("Ctrl-C ends it and removes its files.");
+    ]
+}
+
+/// One command over several lines.
+fn lines(parts: &[&str]) -> String {
+    parts.join(" \\\n    ")
 }
 
 /// How this program is called from the directory: by a link to it there, or by
