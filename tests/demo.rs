@@ -96,21 +96,22 @@ fn it_stays_up_and_its_commands_work_as_they_are_printed() {
     assert_eq!(status, Some(6), "the last command purges the tenant: {refused}");
     assert!(refused.contains("TENANT_PURGED"), "{refused}");
 
-    assert_eq!(up.end(), Some(0));
+    assert_eq!(up.end("TERM"), Some(0));
     assert_eq!(entries(temporary.path()), 0, "files stay behind");
 }
 
 #[test]
 fn a_signal_during_the_story_ends_it_and_removes_its_files() {
-    let temporary = tempfile::tempdir().expect("a directory");
-    let child = demo(temporary.path()).spawn().expect("the binary runs");
-    let mut up = Up { child, text: Vec::new() };
-    let stdout = up.child.stdout.as_mut().expect("it is piped");
-    let mut first = [0];
-    stdout.read_exact(&mut first).expect("the story begins");
-    let status = up.end();
-    assert_eq!(status, Some(1), "a story that was not told to its end is no success");
-    assert_eq!(entries(temporary.path()), 0, "files stay behind");
+    // The last is what a closed terminal sends.
+    for signal in ["TERM", "INT", "HUP"] {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let child = demo(temporary.path()).spawn().expect("the binary runs");
+        let mut up = Up { child, text: Vec::new() };
+        let mut first = [0];
+        up.child.stdout.as_mut().expect("it is piped").read_exact(&mut first).expect("the story begins");
+        assert_eq!(up.end(signal), Some(1), "a story not told to its end is no success");
+        assert_eq!(entries(temporary.path()), 0, "files stay behind after {signal}");
+    }
 }
 
 /// A demonstration that stays up; it is killed when the test ends early.
@@ -161,9 +162,9 @@ impl Up {
         (output.status.code(), String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Asks it to end, as a service manager would.
-    fn end(&mut self) -> Option<i32> {
-        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+    /// Asks it to end with a signal.
+    fn end(&mut self, signal: &str) -> Option<i32> {
+        let asked = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status();
         assert!(asked.expect("kill runs").success());
         self.child.wait().expect("it ends").code()
     }

@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+#[cfg(feature = "demo")]
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app;
 use crate::audit::{self, Verified, VerifyError};
@@ -83,7 +85,20 @@ impl Demo {
         let shutdown = Shutdown::new();
         let signals = tokio::spawn({
             let shutdown = shutdown.clone();
-            async move { shutdown.wait_for_signal().await }
+            async move {
+                let hung_up = async {
+                    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+                        hangup.recv().await;
+                    }
+                };
+                // Whichever comes first, or neither can be waited for.
+                tokio::select! {
+                    _ = shutdown.wait_for_signal() => {}
+                    // The terminal was closed: the files must go all the same.
+                    () = hung_up => {}
+                }
+                shutdown.trigger();
+            }
         });
         let told = tokio::select! {
             told = story::tell(directory.path()) => told,
