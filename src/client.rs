@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use prost::Message as _;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic_types::pb;
 
+use crate::proto::InteractionRequired;
 use crate::proto::grant_service_client::GrantServiceClient;
 use crate::proto::rotation_service_client::RotationServiceClient;
 use crate::proto::tenant_service_client::TenantServiceClient;
@@ -84,6 +87,19 @@ impl Client {
             rotation: RotationServiceClient::new(channel),
         }
     }
+}
+
+/// What a user has to do at the provider, from the details of a refusal
+/// (`tonic::Status::details`), where there is such a thing.
+#[must_use]
+pub fn interaction(details: &[u8]) -> Option<InteractionRequired> {
+    // tonic-types knows the messages of google.rpc only.
+    pb::Status::decode(details)
+        .ok()?
+        .details
+        .iter()
+        .find(|any| any.type_url.ends_with("/obovault.v1.InteractionRequired"))
+        .and_then(|any| InteractionRequired::decode(any.value.as_slice()).ok())
 }
 
 fn endpoint(address: &Address) -> Result<Endpoint, ConnectError> {

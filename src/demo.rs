@@ -5,8 +5,10 @@
 //!   rotation, faults on demand;
 //! - [`pki`]: a certificate authority that lives as long as its directory;
 //! - [`stand`]: a provider, a vault with its files in a temporary directory,
-//!   and callers with certificates.
+//!   and callers with certificates;
+//! - [`story`]: `obo-vault demo`: the vault at work, told step by step.
 
 pub mod pki;
 pub mod provider;
 pub mod stand;
+pub mod story;

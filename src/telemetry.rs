@@ -1,11 +1,14 @@
 //! The log: what `tracing` events become, and which of them.
 //!
-//! Lines go to standard error, as JSON objects or as text. Libraries are held
+//! Lines go to standard error, those of the demonstration to a file, as JSON
+//! objects or as text. Libraries are held
 //! at `warn` whatever the configuration says: some of them log what they send,
 //! and what this process sends are tokens (invariant 1). Counters are in
 //! [`crate::metrics`].
 
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
@@ -19,6 +22,11 @@ use crate::config::{Log, LogFormat};
 pub fn init(log: &Log) {
     // The error says that another subscriber is in place, which tests have.
     let _ = subscriber(log, io::stderr).try_init();
+}
+
+/// The same into a file.
+pub fn init_in(log: &Log, file: File) {
+    let _ = subscriber(log, Arc::new(file)).try_init();
 }
 
 fn subscriber<W>(log: &Log, writer: W) -> impl tracing::Subscriber + Send + Sync + use<W>
@@ -43,7 +51,7 @@ fn held(metadata: &Metadata<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 

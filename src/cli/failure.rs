@@ -4,10 +4,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use prost::Message as _;
 use tonic::Code;
-use tonic_types::{StatusExt as _, pb};
+use tonic_types::StatusExt as _;
 
+use crate::client::interaction;
 use crate::domain::reason::Reason;
 use crate::proto::InteractionRequired;
 
@@ -108,16 +108,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The InteractionRequired among the details, which `tonic-types` does not know.
-fn interaction(details: &[u8]) -> Option<InteractionRequired> {
-    pb::Status::decode(details)
-        .ok()?
-        .details
-        .iter()
-        .find(|any| any.type_url.ends_with("/obovault.v1.InteractionRequired"))
-        .and_then(|any| InteractionRequired::decode(any.value.as_slice()).ok())
-}
-
 fn span(delay: Duration) -> String {
     if delay < Duration::from_secs(1) {
         format!("{} ms", delay.as_millis())
@@ -200,8 +190,9 @@ fn what_to_do(reason: Reason) -> &'static str {
 #[cfg(test)]
 #[expect(clippy::disallowed_types, reason = "plays the vault")]
 mod tests {
+    use prost::Message as _;
     use tonic::Status;
-    use tonic_types::ErrorDetails;
+    use tonic_types::{ErrorDetails, pb};
 
     use super::*;
 

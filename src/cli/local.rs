@@ -4,11 +4,17 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+#[cfg(feature = "demo")]
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app;
 use crate::audit::{self, Verified, VerifyError};
 use crate::authz;
 use crate::config::Config;
+#[cfg(feature = "demo")]
+use crate::config::{Log, LogFormat};
+#[cfg(feature = "demo")]
+use crate::demo::story;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
@@ -68,10 +74,53 @@ pub struct Demo {
 
 #[cfg(feature = "demo")]
 impl Demo {
-    #[expect(clippy::unused_async, reason = "the demonstration it will start is asynchronous")]
     pub(super) async fn run(self) -> Result<Shown, CliFailure> {
-        let _ = self.exit;
-        Err(not_yet("demo"))
+        let unexpected = |e: &dyn std::fmt::Display| CliFailure::new(Exit::Unexpected, e);
+        let directory = tempfile::Builder::new().prefix("obo-vault-demo-").tempdir();
+        let directory = directory.map_err(|e| unexpected(&e).advice("no temporary directory can be made"))?;
+        let log = directory.path().join("vault.log");
+        let file = std::fs::File::create(&log).map_err(|e| unexpected(&e))?;
+        telemetry::init_in(&Log { format: LogFormat::Text, level: "warn".into() }, file);
+
+        let shutdown = Shutdown::new();
+        let signals = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move {
+                let hung_up = async {
+                    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+                        hangup.recv().await;
+                    }
+                };
+                // Whichever comes first, or neither can be waited for.
+                tokio::select! {
+                    _ = shutdown.wait_for_signal() => {}
+                    // The terminal was closed: the files must go all the same.
+                    () = hung_up => {}
+                }
+                shutdown.trigger();
+            }
+        });
+        let told = tokio::select! {
+            told = story::tell(directory.path()) => told,
+            () = shutdown.triggered() => return Err(unexpected(&"the demonstration was interrupted")),
+        };
+        let ended = match told {
+            Ok(stage) => {
+                if !self.exit {
+                    story::invite(&stage);
+                    shutdown.triggered().await;
+                }
+                stage.close().await
+            }
+            Err(broken) => Err(broken),
+        };
+        signals.abort();
+        ended.map(|()| Shown::Nothing).map_err(|broken| {
+            // What went wrong can be looked into.
+            let kept = directory.keep();
+            unexpected(&broken)
+                .advice(format!("its files and its log, vault.log, are kept in {}", kept.display()))
+        })
     }
 }
 
@@ -155,8 +204,4 @@ fn check_policy(check: &Check) -> Result<Record, CliFailure> {
     })?;
     let warnings: Vec<String> = checked.warnings.iter().map(ToString::to_string).collect();
     Ok(vec![("policies", checked.policies.into()), ("warnings", warnings.into())])
-}
-
-fn not_yet(what: &str) -> CliFailure {
-    CliFailure::new(Exit::Unexpected, format!("{what} is not built in yet"))
 }

@@ -17,7 +17,7 @@
 //! - `http`: routes, and how an answer goes out, whole or in pieces;
 //! - `line`: a connection that can be cut.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -287,6 +287,8 @@ struct State {
     faults: VecDeque<Fault>,
     stats: Stats,
     second_factor: HashSet<String>,
+    /// The `tid` of users, from the tokens they were exchanged with.
+    tenants: HashMap<String, String>,
     jwks_withheld: bool,
     /// `jti` of client assertions, by client.
     seen_assertions: HashSet<(String, String)>,

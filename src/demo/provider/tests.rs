@@ -88,6 +88,19 @@ async fn on_behalf_of_gives_a_refresh_token_and_names_the_user() {
 }
 
 #[tokio::test]
+async fn a_user_of_another_tenant_stays_one() {
+    let provider = start(Options::default()).await;
+    let claims = UserClaims { tenant: Some("fabrikam".into()), ..UserClaims::default() };
+    let assertion = provider.user_token_with("grace", claims);
+    let exchanged = on_behalf_of(&provider, &assertion, &format!("{SCOPE} offline_access")).await;
+    let refreshed = refresh(&provider, &exchanged.token()).await;
+    for answer in [exchanged, refreshed] {
+        let access = unverified(answer.json()["access_token"].as_str().unwrap());
+        assert_eq!(access["tid"], "fabrikam");
+    }
+}
+
+#[tokio::test]
 async fn a_bad_assertion_gives_nothing() {
     let provider = start(Options::default()).await;
     let other_audience = UserClaims { audience: "api://other".into(), ..UserClaims::default() };

@@ -191,7 +191,11 @@ impl Inner {
         if claims["exp"].as_i64().is_none_or(|exp| exp <= self.clock.now().unix_seconds()) {
             return Err(refused("the assertion has expired"));
         }
-        claims["oid"].as_str().map(str::to_owned).ok_or_else(|| refused("the assertion names no user"))
+        let user = claims["oid"].as_str().ok_or_else(|| refused("the assertion names no user"))?;
+        if let Some(tenant) = claims["tid"].as_str() {
+            self.state().tenants.insert(user.to_owned(), tenant.to_owned());
+        }
+        Ok(user.to_owned())
     }
 
     fn success(
@@ -236,12 +240,13 @@ impl Inner {
 
     fn claims_about(&self, user: &str, audience: &str) -> Value {
         let now = self.clock.now();
+        let tenant = self.state().tenants.get(user).cloned();
         json!({
             "iss": self.issuer,
             "aud": audience,
             "sub": user,
             "oid": user,
-            "tid": self.options.tenant,
+            "tid": tenant.unwrap_or_else(|| self.options.tenant.clone()),
             "iat": now.unix_seconds(),
             "exp": now.plus(self.options.access_token_lifetime).unix_seconds(),
         })

@@ -1,0 +1,117 @@
+//! Commands to try while the demonstration stays up. Each works as it is
+//! printed.
+
+use std::path::Path;
+
+use super::end::{FABRIKAM, GRACE};
+use super::narrator::say;
+use super::stage::{SERVICES, Service, Stage};
+
+/// Prints what can be tried.
+pub fn invite(stage: &Stage) {
+    let directory = stage.files.directory();
+    let address = stage.vault.address();
+    say("");
+    say("It stays up for you to try. In another terminal, begin with");
+    say("");
+    say(&format!("cd {}", quoted(&directory.display().to_string())));
+    say(&format!("export OBO_VAULT_ENDPOINT=https://{address} OBO_VAULT_CA=ca.pem"));
+    for (what, commands) in tries(&place_program(directory), &address.to_string()) {
+        say("");
+        say(&format!("# {what}"));
+        for command in commands {
+            say(&command);
+        }
+    }
+    say("");
+    say("Ctrl-C ends it and removes its files.");
+}
+
+/// What to try, and the commands for it, which begin in the stage's directory.
+fn tries(program: &str, address: &str) -> [(&'static str, Vec<String>); 5] {
+    let [mail, files] = SERVICES;
+    let Service { scope, resource, .. } = mail;
+    let of = |caller: &str| format!("--cert {caller}.pem --key {caller}.key");
+    let grant = format!("--tenant {FABRIKAM} --subject {GRACE} --client portal");
+    let token = |caller: &str| {
+        let wanted = format!("--scope {scope} --resource {resource}");
+        lines(&[&format!("{program} token get {grant}"), &wanted, &of(caller)])
+    };
+    let body = format!(
+        "'{{\"tenant\": \"{FABRIKAM}\", \"subject\": \"{GRACE}\", \"client\": \"portal\",\n    \
+         \"scopes\": [\"{scope}\"], \"resource\": \"{resource}\"}}'"
+    );
+    let method = "obovault.v1.TokenService/GetAccessToken";
+    [
+        (
+            "get an access token as the service mail, and be refused as files",
+            vec![token(mail.caller), token(files.caller)],
+        ),
+        (
+            "see the tenant's keys, rotate them, see the grant",
+            vec![
+                format!("{program} tenant keys {FABRIKAM} {}", of("auditor")),
+                lines(&[
+                    &format!("{program} rotation run --force-new-versions --refresh-all"),
+                    &of("rotator"),
+                ]),
+                lines(&[&format!("{program} grant show {grant}"), &of("auditor")]),
+            ],
+        ),
+        (
+            "read the audit log, and verify it",
+            vec!["tail -n 4 audit.jsonl".to_owned(), format!("{program} audit verify --file audit.jsonl")],
+        ),
+        (
+            "the same with buf or grpcurl, which learn the API by reflection",
+            vec![
+                lines(&[
+                    "buf curl --protocol grpc --cacert ca.pem --cert mail.pem --key mail.key",
+                    &format!("-d {body}"),
+                    &format!("https://{address}/{method}"),
+                ]),
+                lines(&[
+                    "grpcurl -cacert ca.pem -cert mail.pem -key mail.key",
+                    &format!("-d {body}"),
+                    &format!("{address} {method}"),
+                ]),
+            ],
+        ),
+        (
+            "purge the tenant: from then on, the first command is refused",
+            vec![lines(&[&format!("{program} tenant purge {FABRIKAM} --confirm {FABRIKAM}"), &of("purger")])],
+        ),
+    ]
+}
+
+/// One command over several lines.
+fn lines(parts: &[&str]) -> String {
+    parts.join(" \\\n    ")
+}
+
+/// How this program is called from the directory: by a link to it there, or by
+/// its path where no link can be made.
+fn place_program(directory: &Path) -> String {
+    let Ok(program) = std::env::current_exe() else { return "obo-vault".to_owned() };
+    match std::os::unix::fs::symlink(&program, directory.join("obo-vault")) {
+        Ok(()) => "./obo-vault".to_owned(),
+        Err(_) => quoted(&program.display().to_string()),
+    }
+}
+
+/// A word for the shell.
+fn quoted(word: &str) -> String {
+    let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    if plain { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_a_space_is_one_word() {
+        assert_eq!(quoted("/tmp/obo-vault-demo-1"), "/tmp/obo-vault-demo-1");
+        assert_eq!(quoted("/tmp/a b's"), r"'/tmp/a b'\''s'");
+    }
+}
