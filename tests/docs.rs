@@ -52,7 +52,8 @@ fn what_the_documents_name_is_in_the_tree() {
     for document in documents() {
         for span in code_spans(&read(&document)) {
             let (path, name) = span.split_once("::").map_or((span.as_str(), None), |(p, n)| (p, Some(n)));
-            let ours = ["src/", "tests/", "deploy/", "docs/", "proto/"].iter().any(|top| path.starts_with(top));
+            let ours =
+                ["src/", "tests/", "deploy/", "docs/", "proto/"].iter().any(|top| path.starts_with(top));
             if !ours || path.contains([' ', '*', '<']) {
                 continue;
             }
@@ -132,7 +133,11 @@ fn every_metric_is_explained() {
         let text = read(&document);
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         for word in words.filter(|w| w.starts_with("obo_vault_") && !w.ends_with('_')) {
-            assert!(in_force.contains(word), "{} names a metric that is not there: {word}", relative(&document));
+            assert!(
+                in_force.contains(word),
+                "{} names a metric that is not there: {word}",
+                relative(&document)
+            );
         }
     }
 }
