@@ -5,16 +5,16 @@
 //! that its layer allows (docs/ARCHITECTURE.md, tested by
 //! `tests/architecture.rs`):
 //!
-//! - words: [`domain`], [`secret`], [`clock`], [`entropy`], and [`metrics`];
+//! - words: [`domain`], [`secret`], [`clock`], [`entropy`], [`metrics`], and
+//!   [`shutdown`];
 //! - pure cryptography: [`seal`];
 //! - ports and their adapters: [`store`], [`idp`], [`authn`], [`authz`];
 //! - capabilities with state: [`keyring`], [`audit`];
 //! - the protocol that spends refresh tokens: [`redeem`];
 //! - what the product does: [`token`], [`grant`], [`tenant`], [`rotation`];
 //! - doors: [`grpc`], [`schedule`], beside them [`proto`] and [`client`];
-//! - wiring and processes: [`app`], [`cli`], [`config`], [`telemetry`],
-//!   [`shutdown`], and with the feature `demo` the development provider and
-//!   the demonstration.
+//! - wiring and processes: [`app`], [`cli`], [`config`], [`telemetry`], and
+//!   with the feature `demo` the development provider and the demonstration.
 //!
 //! To understand the product, read [`redeem`] first.
 

@@ -85,12 +85,12 @@ impl Counters {
         add_one(&self.grants_lost);
     }
 
-    /// A grant became IN_DOUBT.
+    /// A grant became IN_DOUBT, or a probe left it there.
     pub fn grant_in_doubt(&self) {
         add_one(&self.grants_in_doubt);
     }
 
-    /// The audit log could not be written.
+    /// A look, of which there is one a second, found the audit log unwritable.
     pub fn audit_failure(&self) {
         add_one(&self.audit_failures);
     }
@@ -106,7 +106,7 @@ impl Counters {
         self.rotation_last_success.store(at.unix_seconds(), Ordering::Relaxed);
     }
 
-    /// A run of the rotation job failed.
+    /// A step of the rotation job failed and is tried again.
     pub fn rotation_failed(&self) {
         add_one(&self.rotations_failed);
     }
@@ -134,15 +134,23 @@ impl Counters {
             ("cache_hits_total", &self.cache_hits, "Access tokens handed out from memory."),
             ("cache_misses_total", &self.cache_misses, "Access tokens that had to be fetched."),
             ("grants_lost_total", &self.grants_lost, "Grants that became LOST; each needs its user."),
-            ("grants_in_doubt_total", &self.grants_in_doubt, "Grants that became IN_DOUBT."),
-            ("audit_failures_total", &self.audit_failures, "Audit entries that could not be written."),
+            ("grants_in_doubt_total", &self.grants_in_doubt, "Attempts that left their grant IN_DOUBT."),
+            (
+                "audit_failures_total",
+                &self.audit_failures,
+                "Looks, one a second, that found the audit log unwritable.",
+            ),
             (
                 "clients_rejected_total",
                 &self.clients_rejected,
                 "Answers in which a provider rejects the vault's own client credentials.",
             ),
             ("scheduler_ticks_total", &self.scheduler_ticks, "Signs of life of the scheduler."),
-            ("rotations_failed_total", &self.rotations_failed, "Runs of the rotation job that failed."),
+            (
+                "rotations_failed_total",
+                &self.rotations_failed,
+                "Steps of the rotation job that failed; each is tried again.",
+            ),
         ] {
             head(&mut text, name, "counter", help);
             let _ = writeln!(text, "obo_vault_{name} {}", counter.load(Ordering::Relaxed));

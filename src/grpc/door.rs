@@ -7,7 +7,7 @@
 //! 5. do it;
 //! 6. audit the outcome: durable before anything leaves.
 //!
-//! Whatever fails is a [`Failure`] until [`Door::refuse`] makes a status of it.
+//! Whatever fails is a [`Failure`] until `Door::refuse` makes a status of it.
 
 use std::future::Future;
 use std::sync::Arc;

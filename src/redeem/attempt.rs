@@ -267,6 +267,9 @@ impl Redeemer {
                 Effect::Send | Effect::RevokeAnswer => {}
             }
         }
+        if matches!(state.grant, GrantState::InDoubt { .. }) {
+            self.parts.metrics.grant_in_doubt();
+        }
         state
     }
 

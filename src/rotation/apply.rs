@@ -56,6 +56,7 @@ pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>) {
             Err(failure) => Err(failure),
         };
         if let Err(failure) = saved {
+            parts.metrics.rotation_failed();
             tracing::error!(step = ?phase, %failure, "rotation: will try again");
             tokio::time::sleep(RETRY).await;
         }

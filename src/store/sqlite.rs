@@ -2,12 +2,12 @@
 //!
 //! In reading order:
 //!
-//! - [`db`]: one writer thread that commits many operations at once, a few
+//! - `db`: one writer thread that commits many operations at once, a few
 //!   readers, the settings that make commits durable and deletions real;
-//! - [`schema`]: the tables and their migrations;
-//! - [`rows`]: rows to domain types and back;
-//! - [`tenants`], [`grants`], [`rotation`]: the operations of [`Store`];
-//! - [`keys`]: the key store.
+//! - `schema`: the tables and their migrations;
+//! - `rows`: rows to domain types and back;
+//! - `tenants`, `grants`, `rotation`: the operations of [`Store`];
+//! - `keys`: the key store.
 //!
 //! This is the only module that talks to SQLite.
 
