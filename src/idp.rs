@@ -260,6 +260,12 @@ impl Client {
         assertion::identify(&self.provider, &self.client_id, answer, expected_tenant, self.clock.now()).await
     }
 
+    /// Whether the provider has a revocation endpoint.
+    #[must_use]
+    pub fn can_revoke(&self) -> bool {
+        self.provider.spec.revocation_endpoint.is_some()
+    }
+
     /// Asks the provider to revoke a refresh token (RFC 7009), once and for
     /// 5 seconds at most. True when the provider said yes.
     pub async fn revoke(&self, tenant: &TenantId, token: &RefreshToken) -> bool {

@@ -9,7 +9,7 @@
 //! | step | first | then |
 //! |---|---|---|
 //! | create, rotate | key made PRE_ACTIVE | newest version named, key ACTIVE |
-//! | purge | tombstone: PURGING, epoch + 1 | gate closed, keys destroyed, grants deleted, both logs truncated, PURGED |
+//! | purge | tombstone: PURGING, epoch + 1 | gate closed, providers told (best effort), keys destroyed, grants deleted, both logs truncated, PURGED |
 
 use std::sync::Arc;
 use std::time::Duration;

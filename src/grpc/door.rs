@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::task::TaskTracker;
 
-use crate::audit::{AuditLog, Entry, Ticket};
+use crate::audit::{AuditLog, Entry, Kind, Ticket};
 use crate::authn::Caller;
 use crate::authz::permit::Permitted;
 use crate::authz::{Authorizer, Permit, Request as Resource};
@@ -169,15 +169,22 @@ impl Door {
         let permit = self.authorizer.permit::<A>(caller, subject.resource.clone());
         let request = self
             .audit
-            .append(described(Entry::request(&origin.request_id, A::ACTION.as_str()), &origin, &subject))
+            .append(described(
+                Entry::new(Kind::Request, &origin.request_id, A::ACTION.as_str()),
+                &origin,
+                &subject,
+            ))
             .map_err(|e| self.refuse(visitor, A::ACTION, &unavailable(&e)))?;
         match permit {
             Ok(permit) => Ok((Visit { permit, origin, subject }, request)),
             Err(denied) => {
                 let failure = Failure::new(Reason::NotPermitted, denied.to_string());
-                let outcome =
-                    described(Entry::outcome(&origin.request_id, A::ACTION.as_str()), &origin, &subject)
-                        .reason(Reason::NotPermitted);
+                let outcome = described(
+                    Entry::new(Kind::Outcome, &origin.request_id, A::ACTION.as_str()),
+                    &origin,
+                    &subject,
+                )
+                .reason(Reason::NotPermitted);
                 // Nothing leaves, so nobody has to wait for the disk.
                 let _ = self.audit.append(outcome);
                 Err(self.refuse(visitor, A::ACTION, &failure))
@@ -192,7 +199,7 @@ impl Door {
         requested: Option<Ticket>,
         result: Result<T, Failure>,
     ) -> Result<tonic::Response<T>, Status> {
-        let outcome = Entry::outcome(&visit.origin.request_id, A::ACTION.as_str());
+        let outcome = Entry::new(Kind::Outcome, &visit.origin.request_id, A::ACTION.as_str());
         let outcome = described(outcome, &visit.origin, &visit.subject)
             .reason(result.as_ref().err().map(Failure::reason));
         // Each ticket speaks for its own entry; usually both are in one batch.
@@ -221,8 +228,9 @@ impl Door {
     /// leaves a trace in the audit log all the same.
     pub(super) fn refuse_audited(&self, visitor: &Visitor, action: Action, failure: &Failure) -> Status {
         let caller = visitor.caller.as_ref().ok().map(Caller::id);
-        let outcome =
-            Entry::outcome(&visitor.request_id, action.as_str()).caller(caller).reason(failure.reason());
+        let outcome = Entry::new(Kind::Outcome, &visitor.request_id, action.as_str())
+            .caller(caller)
+            .reason(failure.reason());
         // Nothing was done and nothing leaves, so nobody waits for the disk.
         let _ = self.audit.append(outcome);
         self.refuse(visitor, action, failure)

@@ -1,7 +1,7 @@
 //! The audit entries of the protocol. Each attempt has one before anything is
 //! sent (invariant I11) and one for its outcome.
 
-use crate::audit::{AuditLog, AuditUnavailable, Entry};
+use crate::audit::{AuditLog, AuditUnavailable, Entry, Kind};
 use crate::domain::failure::Failure;
 use crate::domain::grant::{AttemptId, GrantId, GrantKey};
 use crate::domain::id::CallerId;
@@ -59,8 +59,7 @@ impl AttemptRecord {
     }
 
     fn entry(&self) -> Entry<'_> {
-        Entry::event(self.action)
-            .request_id(self.origin.request_id.as_str())
+        Entry::new(Kind::Event, &self.origin.request_id, self.action)
             .caller(&self.origin.caller)
             .tenant(&self.key.tenant)
             .client(&self.key.client)

@@ -5,18 +5,21 @@
 //! file is locked by this process alone. An attempt with a durable answer is
 //! finished; one without is in doubt until its request is harmless (rule 7).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::authn::Caller;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{AttemptId, Grant, GrantId, GrantKey, GrantState};
+use crate::domain::id::TenantId;
+use crate::domain::key::KeyVersion;
 use crate::domain::profile::Reuse;
 use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
 use crate::entropy;
 use crate::idp::{RawAnswer, Verdict};
 use crate::seal::{Label, Place, Sealed};
-use crate::store::{OpenAttempt, OpenIntake, StoreError};
+use crate::store::{OpenAttempt, OpenIntake, SealedGrant, StoreError};
 
 use super::attempt::{Flying, refresh_token};
 use super::engine::{Redeemer, lost};
@@ -31,6 +34,8 @@ const PROBES: u32 = 64;
 /// lives at least this much longer.
 const NEARLY_OVER: Duration = Duration::from_secs(300);
 
+/// How many tokens of a purged tenant are revoked at the provider at once.
+const REVOKED_AT_ONCE: u32 = 16;
 /// Age at which a sending attempt cannot have a task any more.
 const ORPHANED: Duration = Duration::from_secs(HARD_LIMIT.as_secs() + 60);
 
@@ -195,6 +200,47 @@ impl Redeemer {
         let (this, key, origin) = (self.clone(), key.clone(), origin.clone());
         let task = self.tasks.spawn(async move { this.revoke_locked(&key, &origin).await });
         task.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Tells the providers that a tenant's refresh tokens are over (RFC 7009), as
+    /// far as they can be told within `limit`. Best effort: what is not done
+    /// then is left, for the tenant's keys are about to be destroyed. Returns how
+    /// many were confirmed.
+    pub async fn revoke_tenant(&self, tenant: &TenantId, limit: Duration) -> u64 {
+        let confirmed = AtomicU64::new(0);
+        let all = async {
+            let mut after = None;
+            loop {
+                // Every version is older than the one that will never be.
+                let every = KeyVersion(u32::MAX);
+                let page = self.parts.store.stale_grants(tenant, every, after, REVOKED_AT_ONCE).await;
+                let Ok(page) = page else { return };
+                let Some(last) = page.last() else { return };
+                after = Some((last.grant.key_version, last.grant.id));
+                let revocations = page.iter().map(|sealed| self.revoke_one(sealed));
+                let outcomes = futures_util::future::join_all(revocations).await;
+                let done = outcomes.into_iter().filter(|revoked| *revoked).count();
+                confirmed.fetch_add(u64::try_from(done).unwrap_or(0), Ordering::Relaxed);
+            }
+        };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::warn!(tenant.id = %tenant, "not all tokens of a purged tenant could be revoked at the provider");
+        }
+        confirmed.into_inner()
+    }
+
+    async fn revoke_one(&self, sealed: &SealedGrant) -> bool {
+        let key = &sealed.grant.key;
+        let Some(client) = self.parts.idp.client(&key.client) else { return false };
+        if !client.can_revoke() {
+            return false;
+        }
+        let place = Place::of_token(&sealed.grant, sealed.grant.generation);
+        let opened = self.parts.keyring.open(&place, &sealed.sealed).await.ok();
+        match opened.and_then(|plain| refresh_token(&plain).ok()) {
+            Some(token) => client.revoke(&key.tenant, &token).await,
+            None => false,
+        }
     }
 
     async fn revoke_locked(&self, key: &GrantKey, origin: &Origin) -> Result<bool, Failure> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
-use crate::audit::Entry;
+use crate::audit::{Entry, Kind};
 use crate::authn::Caller;
 use crate::domain::failure::Failure;
 use crate::domain::grant::Grant;
@@ -238,8 +238,7 @@ async fn unreadable(
     let SealedGrant { grant, .. } = value;
     tracing::error!(tenant.id = %grant.key.tenant, grant.id = %grant.id, %failure, "a sealed token cannot be opened");
     let origin = origin(&run.borrow());
-    let entry = Entry::event("reseal")
-        .request_id(origin.request_id.as_str())
+    let entry = Entry::new(Kind::Event, &origin.request_id, "reseal")
         .caller(&origin.caller)
         .tenant(&grant.key.tenant)
         .client(&grant.key.client)
@@ -305,8 +304,7 @@ async fn audited(
     note: &'static str,
 ) -> Result<(), Failure> {
     let origin = origin(run);
-    let entry = Entry::event("rotate")
-        .request_id(origin.request_id.as_str())
+    let entry = Entry::new(Kind::Event, &origin.request_id, "rotate")
         .caller(&origin.caller)
         .tenant(tenant)
         .note(note);

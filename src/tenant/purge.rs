@@ -14,6 +14,9 @@ use crate::store::{SealedGrant, TenantRefused};
 
 use super::TenantService;
 
+/// How long a purge waits for providers to be told.
+const REVOCATION_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What a purge destroyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Purged {
@@ -70,6 +73,9 @@ impl TenantService {
         }
         // … and when this returns, nobody hands out a token of the tenant (I10).
         self.put_out_of_service(id).await;
+
+        let revoked = self.redeemer.revoke_tenant(id, REVOCATION_LIMIT).await;
+        tracing::info!(tenant.id = %id, revoked, "told the providers that the tenant's tokens are over");
 
         let keepsake = self.any_sealed(id).await?;
         let key_versions = self.keyring.destroy_tenant(id).await.map_err(|e| key_failure(&e))?;
