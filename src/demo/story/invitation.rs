@@ -27,7 +27,8 @@ pub fn invite(stage: &Stage) {
     say("Ctrl-C ends it and removes its files.");
 }
 
-/// What to try, and the commands for it, which begin in the stage's directory.
+/// What to try (without an apostrophe: not every shell skips comments that are
+/// pasted), and the commands for it, which begin in the stage's directory.
 fn tries(program: &str, address: &str) -> [(&'static str, Vec<String>); 5] {
     let [mail, files] = SERVICES;
     let Service { scope, resource, .. } = mail;
@@ -48,7 +49,7 @@ fn tries(program: &str, address: &str) -> [(&'static str, Vec<String>); 5] {
             vec![token(mail.caller), token(files.caller)],
         ),
         (
-            "see the tenant's keys, rotate them, see the grant",
+            "see the keys of the tenant, rotate them, see the grant",
             vec![
                 format!("{program} tenant keys {FABRIKAM} {}", of("auditor")),
                 lines(&[
