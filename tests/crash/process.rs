@@ -88,6 +88,14 @@ impl Binary {
         tool("kill", &["-TERM", &self.child.id().to_string()]);
     }
 
+    /// Asserts that it does not end within the span, as it would if it had
+    /// nothing to wait for.
+    pub(crate) async fn stays_up(&mut self, span: Duration) {
+        tokio::time::sleep(span).await;
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "it ended and did not wait: {ended:?}");
+    }
+
     /// Waits for its end.
     pub(crate) async fn ended(mut self) -> ExitStatus {
         let wait = tokio::task::spawn_blocking(move || self.child.wait().unwrap());

@@ -1,5 +1,7 @@
 //! SIGTERM: what is on its way to a provider is awaited.
 
+use std::time::Duration;
+
 use obo_vault::demo::provider::{Fault, Gate};
 use obo_vault::demo::stand::Settings;
 
@@ -46,9 +48,10 @@ async fn a_redemption_whose_caller_has_gone_is_finished_and_kept() {
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
 
-    let binary = world.take();
+    let mut binary = world.take();
     binary.terminate();
     binary.logged("shutting down").await;
+    binary.stays_up(Duration::from_millis(700)).await;
     gate.release();
     assert_eq!(binary.ended().await.code(), Some(0));
 
