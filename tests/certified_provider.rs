@@ -2,7 +2,7 @@
 //! they come: it rotates the refresh token on every use and revokes the family
 //! when it sees an old one again. It is not ours, so what it counts is a fact.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 #![expect(clippy::disallowed_types, reason = "callers see statuses")]
 
 mod support;

@@ -111,7 +111,7 @@ impl Binary {
     /// Lets no file of it grow beyond this many bytes, or any again.
     pub(crate) fn limit_files(&self, bytes: Option<u64>) {
         let limit = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
-        tool("prlimit", &["--pid", &self.child.id().to_string(), &format!("--fsize={limit}:unlimited")]);
+        tool("prlimit", &["--pid", &self.child.id().to_string(), &format!("--fsize={limit}:")]);
     }
 }
 
