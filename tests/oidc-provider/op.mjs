@@ -37,6 +37,10 @@ const { adapter, stored } = unboundedMemory();
 const counts = { token: {}, grants_revoked: 0, jwks: 0 };
 const secondFactor = new Set();
 let answersToLose = 0;
+// What is added to the machine's clock; the package reads `Date.now` alone.
+let secondsAhead = 0;
+const machineNow = Date.now;
+Date.now = () => machineNow() + secondsAhead * 1000;
 
 const provider = new Provider(issuer, {
   adapter,
@@ -110,6 +114,9 @@ async function control(lever, query) {
       return {};
     case 'lose-answers':
       answersToLose = Number(query.count);
+      return {};
+    case 'advance':
+      secondsAhead += Number(query.seconds);
       return {};
     case 'counts':
       return { ...counts, alive: [...stored].filter(([key, { consumed }]) => key.startsWith('RefreshToken:') && !consumed).length };

@@ -176,6 +176,11 @@ impl OidcProvider {
         self.control("lose-answers", &[("count", &count.to_string())]);
     }
 
+    /// Moves its clock ahead.
+    pub(crate) fn advance(&self, span: Duration) {
+        self.control("advance", &[("seconds", &span.as_secs().to_string())]);
+    }
+
     /// What it has counted so far.
     pub(crate) fn counts(&self) -> Counts {
         let counts = self.control("counts", &[]);
