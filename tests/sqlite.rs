@@ -145,6 +145,9 @@ fn directory_of_child() -> Option<PathBuf> {
     std::env::var_os(DIRECTORY).map(PathBuf::from)
 }
 
+/// How many tenants the churn has.
+const KEYS: usize = 300;
+
 /// A wrapped key that can be found again in a file.
 fn wrapped(n: usize) -> Vec<u8> {
     format!("<planted wrapped key {n:06}>").into_bytes().repeat(3)
@@ -166,9 +169,9 @@ fn occurrences(directory: &Path, needle: &[u8]) -> Vec<(String, usize)> {
 /// so that pages were split, rebuilt and freed.
 async fn churned(directory: &Path) -> SqliteKeyStore {
     let keys = SqliteKeyStore::open(&directory.join("keys.db")).unwrap();
-    let mut order: Vec<usize> = (0..600).collect();
+    let mut order: Vec<usize> = (0..KEYS).collect();
     // An order that is anything but sorted, the same in every run.
-    order.sort_by_key(|n| (n * 7919) % 600);
+    order.sort_by_key(|n| (n * 7919) % KEYS);
     for n in order {
         let id = tenant(&format!("tenant-{n:04}-{}", "x".repeat(n % 90)));
         for version in 1..=2 {
@@ -187,7 +190,7 @@ async fn churned(directory: &Path) -> SqliteKeyStore {
 }
 
 async fn destroy_every_third(keys: &SqliteKeyStore) -> Vec<usize> {
-    let destroyed: Vec<usize> = (0..600).filter(|n| n % 3 == 0).collect();
+    let destroyed: Vec<usize> = (0..KEYS).filter(|n| n % 3 == 0).collect();
     for n in &destroyed {
         let id = tenant(&format!("tenant-{n:04}-{}", "x".repeat(n % 90)));
         assert_eq!(keys.destroy_tenant(&id, NOW).await.unwrap(), 2);

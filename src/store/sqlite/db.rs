@@ -325,8 +325,8 @@ mod tests {
 
     use super::*;
 
-    static TABLE: Migrations<'static> =
-        Migrations::from_slice(&[M::up("CREATE TABLE row (n INTEGER PRIMARY KEY) STRICT;")]);
+    static TABLE: Migrations<'static> = Migrations::from_slice(STEPS);
+    const STEPS: &[M<'static>] = &[M::up("CREATE TABLE row (n INTEGER PRIMARY KEY) STRICT;")];
 
     fn open() -> (TempDir, Arc<Db>) {
         let directory = tempfile::tempdir().unwrap();
