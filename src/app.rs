@@ -248,6 +248,12 @@ impl App {
         .await
         .map_err(|e| failed("setting up the schedule")(e.to_string()))?;
         let upkeep = tokio::spawn(self.upkeep.run(health, shutdown.clone()));
+        // A rotation would go on sending, and its watchers stay connected.
+        let (rotation, stopping) = (self.services.rotation.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            stopping.triggered().await;
+            rotation.stop();
+        });
         if let Some(listener) = self.metrics_listener {
             tokio::spawn(upkeep::serve_metrics(listener, self.metrics, shutdown.clone()));
         }
@@ -270,7 +276,7 @@ impl App {
         // Rule 8: what is on its way to a provider is awaited, not dropped.
         let drained = self.redeemer.drain(self.drain).await;
         let _ = tokio::time::timeout(self.drain, self.door.drain()).await;
-        // A run is durable at every batch and goes on at the next start.
+        // What it waited for has ended; it goes on at the next start.
         self.services.rotation.drain(Duration::from_secs(1)).await;
         // What they hold is closed before this returns.
         let _ = tokio::join!(upkeep, schedule);

@@ -29,6 +29,7 @@ use crate::keyring::Keyring;
 use crate::metrics::Counters;
 use crate::redeem::Redeemer;
 use crate::redeem::gate::store_failure;
+use crate::shutdown::Shutdown;
 use crate::store::Store;
 
 pub mod apply;
@@ -79,6 +80,7 @@ pub struct RotationService {
     under_way: Arc<Mutex<Option<watch::Receiver<Run>>>>,
     schedule: Arc<Mutex<ScheduleState>>,
     starting: Arc<tokio::sync::Mutex<()>>,
+    stopping: Shutdown,
     tasks: TaskTracker,
 }
 
@@ -106,6 +108,7 @@ impl RotationService {
             under_way: Arc::default(),
             schedule: Arc::default(),
             starting: Arc::default(),
+            stopping: Shutdown::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -192,6 +195,12 @@ impl RotationService {
         change(&mut self.schedule.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Stops the run under way at the next place where it can: nothing new is
+    /// sent to a provider. The run goes on at the next start.
+    pub fn stop(&self) {
+        self.stopping.trigger();
+    }
+
     /// Waits for the run under way. It is durable at every batch, so who does
     /// not want to wait may go.
     pub async fn drain(&self, limit: Duration) -> bool {
@@ -210,7 +219,7 @@ impl RotationService {
         self.tasks.spawn(async move {
             // Taken out also when the run panics.
             let _landing = Landing(Arc::clone(&this.under_way));
-            apply::run(&this.parts, &sender).await;
+            apply::run(&this.parts, &sender, &this.stopping).await;
         });
         receiver
     }

@@ -22,6 +22,7 @@ use crate::redeem::attempt::key_failure;
 use crate::redeem::gate::store_failure;
 use crate::redeem::versions::advance;
 use crate::seal::Place;
+use crate::shutdown::Shutdown;
 use crate::store::{DueCursor, Reseal, SealedGrant};
 
 use super::budget::Budgets;
@@ -34,17 +35,23 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Takes a run from the step it is at to its end. A step that the store or the
 /// keyring fails is tried again until it succeeds: the run is durable, and the
-/// next one could do no better.
-pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>) {
+/// next one could do no better. One that is stopped stays at its step: the next
+/// start goes on with it.
+pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>, stop: &Shutdown) {
     loop {
         let phase = run.borrow().phase;
         let step = match phase {
-            Phase::NewVersions => new_versions(parts, run).await.map(|()| Phase::Refresh),
-            Phase::Refresh => refresh(parts, run).await.map(|()| Phase::Reseal),
-            Phase::Reseal => reseal(parts, run).await.map(|()| Phase::Retire),
-            Phase::Retire => retire(parts, run).await.map(|()| Phase::Done),
+            Phase::NewVersions => unless(stop, new_versions(parts, run)).await.map(|()| Phase::Refresh),
+            // Waits for what is on its way to a provider, and stops by itself.
+            Phase::Refresh => refresh(parts, run, stop).await.map(|()| Phase::Reseal),
+            Phase::Reseal => unless(stop, reseal(parts, run)).await.map(|()| Phase::Retire),
+            Phase::Retire => unless(stop, retire(parts, run)).await.map(|()| Phase::Done),
             Phase::Done => break,
         };
+        if stop.is_triggered() {
+            tracing::info!(run.id = %run.borrow().id, step = ?phase, "rotation stopped, to go on at the next start");
+            return;
+        }
         let saved = match step {
             Ok(next) => {
                 let ended_at = (next == Phase::Done).then(|| parts.clock.now());
@@ -58,7 +65,7 @@ pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>) {
         if let Err(failure) = saved {
             parts.metrics.rotation_failed();
             tracing::error!(step = ?phase, %failure, "rotation: will try again");
-            tokio::time::sleep(RETRY).await;
+            let _ = unless(stop, async { Ok(tokio::time::sleep(RETRY).await) }).await;
         }
     }
     let run = run.borrow();
@@ -69,6 +76,16 @@ pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>) {
         reseal_failed = run.counts.reseal_failed, versions_destroyed = run.counts.versions_destroyed,
         "rotation done"
     );
+}
+
+/// Does a step's work unless it is stopped. It may be dropped anywhere, as a
+/// crash would end it anywhere.
+async fn unless(stop: &Shutdown, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        biased;
+        () = stop.triggered() => Ok(()),
+        done = work => done,
+    }
 }
 
 async fn new_versions(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failure> {
@@ -109,7 +126,7 @@ async fn new_version_where_due(
     }
 }
 
-async fn refresh(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failure> {
+async fn refresh(parts: &Arc<Parts>, run: &watch::Sender<Run>, stop: &Shutdown) -> Result<(), Failure> {
     let current = run.borrow().clone();
     let due_at = (!current.options.refresh_all).then_some(current.started_at);
     let left = parts.store.count_due_refreshes(due_at).await.map_err(|e| store_failure(&e))?;
@@ -119,7 +136,7 @@ async fn refresh(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Fai
     });
     let budgets = Budgets::default();
     let mut after = None;
-    loop {
+    while !stop.is_triggered() {
         let batch = parts.store.due_refreshes(due_at, after, parts.settings.batch_size).await;
         let batch = batch.map_err(|e| store_failure(&e))?;
         let Some(last) = batch.last() else { break };
@@ -127,20 +144,30 @@ async fn refresh(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Fai
         let now = parts.clock.now();
         let due = batch.into_iter().filter(|grant| plan::still_to_refresh(&current, grant, now));
         futures_util::stream::iter(due)
-            .for_each_concurrent(AT_ONCE, |grant| refresh_one(parts, run, &budgets, grant))
+            .for_each_concurrent(AT_ONCE, |grant| refresh_one(parts, run, stop, &budgets, grant))
             .await;
         save(parts, run).await?;
     }
     Ok(())
 }
 
-async fn refresh_one(parts: &Arc<Parts>, run: &watch::Sender<Run>, budgets: &Budgets, grant: Grant) {
+async fn refresh_one(
+    parts: &Arc<Parts>,
+    run: &watch::Sender<Run>,
+    stop: &Shutdown,
+    budgets: &Budgets,
+    grant: Grant,
+) {
     let Some(client) = parts.idp.client(&grant.key.client) else {
         run.send_modify(|run| run.counts.refresh_failed += 1);
         return;
     };
     let (provider, budget) = (client.provider_name(), client.budget());
-    let permit = budgets.wait(provider, budget, &parts.clock).await;
+    let permit = tokio::select! {
+        biased;
+        () = stop.triggered() => return,
+        permit = budgets.wait(provider, budget, &parts.clock) => permit,
+    };
     let origin = origin(&run.borrow());
     let outcome = parts.redeemer.refresh(&grant.key, &origin).await;
     drop(permit);

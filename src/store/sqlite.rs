@@ -304,3 +304,41 @@ impl Store for SqliteStore {
             .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The job and the upkeep ask these every second or for every batch; over a
+    /// million grants none may walk through all of them.
+    #[tokio::test]
+    async fn what_is_asked_again_and_again_uses_an_index() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&directory.path().join("vault.db")).unwrap();
+        let queries = [
+            (rotation::due_refreshes_sql(), "grants_due"),
+            (rotation::COUNT_DUE_REFRESHES.to_owned(), "grants_due"),
+            (rotation::stale_grants_sql(), "grants_version"),
+            (rotation::COUNT_STALE_GRANTS.to_owned(), "grants_version"),
+            (tenants::purges_due_sql(), "tenant_purges"),
+        ];
+        for (sql, index) in queries {
+            let explain = format!("EXPLAIN QUERY PLAN {sql}");
+            let plan: Vec<String> = store
+                .db
+                .read("explain", move |c| {
+                    let mut statement = c.prepare(&explain)?;
+                    let parameters = vec![0; statement.parameter_count()];
+                    let rows = statement
+                        .query_map(rusqlite::params_from_iter(parameters), |row| row.get("detail"))?;
+                    rows.collect()
+                })
+                .await
+                .unwrap();
+            let scans = plan.iter().any(|line| line.starts_with("SCAN"));
+            let indexed = plan.iter().any(|line| line.starts_with("SEARCH") && line.contains(index));
+            let sorts = plan.iter().any(|line| line.contains("TEMP B-TREE"));
+            assert!(indexed && !scans && !sorts, "{sql}\n{plan:#?}");
+        }
+    }
+}

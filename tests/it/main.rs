@@ -2,4 +2,8 @@
 //! with certificates. One file per RPC, then races, restarts, faults.
 
 mod harness;
+mod harness_more;
+mod purge;
+mod rotation;
 mod smoke;
+mod tenants;

@@ -30,6 +30,9 @@ const READERS: usize = 4;
 const BUSY: Duration = Duration::from_secs(5);
 /// How often a TRUNCATE checkpoint is tried before it is reported as held up.
 const TRUNCATE_TRIES: u32 = 5;
+/// How long each of them waits for readers. All writes wait behind it, so that
+/// a backup that reads for minutes must not be waited for here.
+const TRUNCATE_BUSY: Duration = Duration::from_millis(200);
 
 pub(super) struct Db {
     writer: mpsc::Sender<Job>,
@@ -296,13 +299,132 @@ fn commit_batch(connection: &Connection, mut batch: Vec<Box<dyn Write>>) {
 }
 
 fn truncate(connection: &Connection) -> Result<bool, StoreError> {
+    let tried = connection.busy_timeout(TRUNCATE_BUSY).and_then(|()| checkpoint(connection));
+    let restored = connection.busy_timeout(BUSY);
+    tried.and_then(|truncated| restored.map(|()| truncated)).map_err(|e| failed("truncate log", &e))
+}
+
+fn checkpoint(connection: &Connection) -> rusqlite::Result<bool> {
     for _ in 0..TRUNCATE_TRIES {
-        let busy: i64 = connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
-            .map_err(|e| failed("truncate log", &e))?;
+        let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy == 0 {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use rusqlite_migration::M;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    static TABLE: Migrations<'static> = Migrations::from_slice(STEPS);
+    const STEPS: &[M<'static>] = &[M::up("CREATE TABLE row (n INTEGER PRIMARY KEY) STRICT;")];
+
+    fn open() -> (TempDir, Arc<Db>) {
+        let directory = tempfile::tempdir().unwrap();
+        let db = Db::open(&directory.path().join("test.db"), &TABLE).unwrap();
+        (directory, Arc::new(db))
+    }
+
+    fn insert(n: i64) -> impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static {
+        move |c| c.execute("INSERT INTO row VALUES (?1)", [n]).map(drop)
+    }
+
+    async fn rows(db: &Db) -> Vec<i64> {
+        db.read("rows", |c| c.prepare("SELECT n FROM row ORDER BY n")?.query_map([], |r| r.get(0))?.collect())
+            .await
+            .unwrap()
+    }
+
+    /// Holds the writer until the sender is dropped; what is written meanwhile
+    /// shares one batch.
+    fn hold(db: &Db) -> mpsc::Sender<()> {
+        let (go, wait) = mpsc::channel::<()>();
+        let (reply, _nobody) = oneshot::channel();
+        let hold = move |_: &Connection| Ok(wait.recv().is_ok());
+        let job = Typed { name: "hold", operation: Some(hold), result: None, reply };
+        db.writer.send(Job::Write(Box::new(job))).unwrap();
+        go
+    }
+
+    /// Sends a write on its way without waiting for it, and goes away.
+    fn begin_and_leave(write: impl Future<Output = Result<(), StoreError>>) {
+        assert!(pin!(write).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+
+    #[tokio::test]
+    async fn every_connection_has_the_settings() {
+        fn settings(c: &Connection) -> rusqlite::Result<(String, [i64; 4])> {
+            let number = |name: &str| c.pragma_query_value(None, name, |row| row.get(0));
+            let numbers = ["synchronous", "secure_delete", "foreign_keys", "query_only"];
+            let mut values = [0; 4];
+            for (value, name) in values.iter_mut().zip(numbers) {
+                *value = number(name)?;
+            }
+            Ok((c.pragma_query_value(None, "journal_mode", |row| row.get(0))?, values))
+        }
+        let (_directory, db) = open();
+        assert_eq!(db.write("settings", settings).await.unwrap(), ("wal".to_owned(), [2, 1, 1, 0]));
+        let readers = std::mem::take(&mut *db.readers.lock().unwrap());
+        assert_eq!(readers.len(), READERS);
+        for reader in &readers {
+            assert_eq!(settings(reader).unwrap(), ("wal".to_owned(), [2, 1, 1, 1]));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_fails_does_not_take_its_neighbours_along() {
+        let (_directory, db) = open();
+        let go = hold(&db);
+        let writes: Vec<_> = (1..=9)
+            .map(|n| {
+                let db = Arc::clone(&db);
+                tokio::spawn(async move {
+                    db.write("insert", move |c| {
+                        insert(n)(c)?;
+                        // Every third fails after it has written.
+                        if n % 3 == 0 { Err(rusqlite::Error::InvalidQuery) } else { Ok(()) }
+                    })
+                    .await
+                })
+            })
+            .collect();
+        drop(go);
+        for (n, write) in (1..).zip(writes) {
+            assert_eq!(write.await.unwrap().is_ok(), n % 3 != 0, "write {n}");
+        }
+        assert_eq!(rows(&db).await, [1, 2, 4, 5, 7, 8]);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_does_not_lose_its_write() {
+        let (_directory, db) = open();
+        let go = hold(&db);
+        begin_and_leave(db.write("insert", insert(1)));
+        begin_and_leave(db.write("insert", insert(2)));
+        drop(go);
+        db.write("insert", insert(3)).await.unwrap();
+        assert_eq!(rows(&db).await, [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_answered_before_its_commit() {
+        let (_directory, db) = open();
+        let go = hold(&db);
+        let mut write = pin!(db.write("insert", insert(1)));
+        assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        // The writer has not committed, so that nobody sees the row.
+        assert!(rows(&db).await.is_empty());
+        drop(go);
+        write.await.unwrap();
+        assert_eq!(rows(&db).await, [1]);
+    }
 }

@@ -21,22 +21,13 @@ pub(super) fn due_refreshes(
     limit: u32,
 ) -> Result<Vec<Grant>> {
     let (at, grant) = after.map_or((i64::MIN, Uuid::nil()), |after| (after.at.0, after.grant.0));
-    c.prepare_cached(&format!(
-        "SELECT {GRANT_COLUMNS} FROM {GRANT_TABLES} JOIN tenant t ON t.id = g.tenant
-         WHERE g.status = 'ACTIVE' AND t.state = 'ACTIVE' AND g.next_refresh_at <= ?1
-           AND (g.next_refresh_at, g.id) > (?2, ?3)
-         ORDER BY g.next_refresh_at, g.id LIMIT ?4"
-    ))?
-    .query_map((now.map_or(i64::MAX, |t| t.0), at, grant.as_bytes(), limit), rows::grant)?
-    .collect()
+    c.prepare_cached(&due_refreshes_sql())?
+        .query_map((now.map_or(i64::MAX, |t| t.0), at, grant.as_bytes(), limit), rows::grant)?
+        .collect()
 }
 
 pub(super) fn count_due_refreshes(c: &Connection, now: Option<Timestamp>) -> Result<u64> {
-    c.prepare_cached(
-        "SELECT count(*) FROM grants g JOIN tenant t ON t.id = g.tenant
-         WHERE g.status = 'ACTIVE' AND t.state = 'ACTIVE' AND g.next_refresh_at <= ?1",
-    )?
-    .query_row([now.map_or(i64::MAX, |t| t.0)], |row| row.get(0))
+    c.prepare_cached(COUNT_DUE_REFRESHES)?.query_row([now.map_or(i64::MAX, |t| t.0)], |row| row.get(0))
 }
 
 pub(super) fn stale_grants(
@@ -47,18 +38,13 @@ pub(super) fn stale_grants(
     limit: u32,
 ) -> Result<Vec<SealedGrant>> {
     let (version, grant) = after.map_or((0, Uuid::nil()), |(version, grant)| (version.0, grant.0));
-    c.prepare_cached(&format!(
-        "SELECT {GRANT_COLUMNS} FROM {GRANT_TABLES}
-         WHERE g.tenant = ?1 AND g.key_version < ?2 AND (g.key_version, g.id) > (?3, ?4)
-         ORDER BY g.key_version, g.id LIMIT ?5"
-    ))?
-    .query_map((tenant.as_str(), newest.0, version, grant.as_bytes(), limit), rows::sealed_grant)?
-    .collect()
+    c.prepare_cached(&stale_grants_sql())?
+        .query_map((tenant.as_str(), newest.0, version, grant.as_bytes(), limit), rows::sealed_grant)?
+        .collect()
 }
 
 pub(super) fn count_stale_grants(c: &Connection, tenant: &TenantId, newest: KeyVersion) -> Result<u64> {
-    c.prepare_cached("SELECT count(*) FROM grants WHERE tenant = ?1 AND key_version < ?2")?
-        .query_row((tenant.as_str(), newest.0), |row| row.get(0))
+    c.prepare_cached(COUNT_STALE_GRANTS)?.query_row((tenant.as_str(), newest.0), |row| row.get(0))
 }
 
 pub(super) fn reseal(c: &Connection, tenant: &TenantId, batch: &[Reseal]) -> Result<u64> {
@@ -170,6 +156,29 @@ fn run(row: &Row<'_>) -> Result<Run> {
             versions_destroyed: row.get("versions_destroyed")?,
         },
     })
+}
+
+pub(super) const COUNT_DUE_REFRESHES: &str = "SELECT count(*) FROM grants g JOIN tenant t ON t.id = g.tenant
+     WHERE g.status = 'ACTIVE' AND t.state = 'ACTIVE' AND g.next_refresh_at <= ?1";
+
+pub(super) const COUNT_STALE_GRANTS: &str =
+    "SELECT count(*) FROM grants WHERE tenant = ?1 AND key_version < ?2";
+
+pub(super) fn due_refreshes_sql() -> String {
+    format!(
+        "SELECT {GRANT_COLUMNS} FROM {GRANT_TABLES} JOIN tenant t ON t.id = g.tenant
+         WHERE g.status = 'ACTIVE' AND t.state = 'ACTIVE' AND g.next_refresh_at <= ?1
+           AND (g.next_refresh_at, g.id) > (?2, ?3)
+         ORDER BY g.next_refresh_at, g.id LIMIT ?4"
+    )
+}
+
+pub(super) fn stale_grants_sql() -> String {
+    format!(
+        "SELECT {GRANT_COLUMNS} FROM {GRANT_TABLES}
+         WHERE g.tenant = ?1 AND g.key_version < ?2 AND (g.key_version, g.id) > (?3, ?4)
+         ORDER BY g.key_version, g.id LIMIT ?5"
+    )
 }
 
 const PHASES: [Phase; 5] = [Phase::NewVersions, Phase::Refresh, Phase::Reseal, Phase::Retire, Phase::Done];

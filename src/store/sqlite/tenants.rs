@@ -126,11 +126,15 @@ pub(super) fn finish_purge(c: &Connection, id: &TenantId, erased_at: Timestamp) 
 }
 
 pub(super) fn purges_due(c: &Connection, now: Timestamp) -> Result<Vec<Tenant>> {
-    c.prepare_cached(&format!(
-        "SELECT {TENANT_COLUMNS} FROM tenant WHERE state = 'PURGING' OR (state = 'PURGE_SCHEDULED' AND purge_at <= ?1)"
-    ))?
-    .query_map([now.0], rows::tenant)?
-    .collect()
+    c.prepare_cached(&purges_due_sql())?.query_map([now.0], rows::tenant)?.collect()
+}
+
+/// The first condition is word for word that of the index.
+pub(super) fn purges_due_sql() -> String {
+    format!(
+        "SELECT {TENANT_COLUMNS} FROM tenant
+         WHERE state IN ('PURGE_SCHEDULED', 'PURGING') AND (state = 'PURGING' OR purge_at <= ?1)"
+    )
 }
 
 pub(super) fn census(c: &Connection, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>> {
