@@ -29,6 +29,8 @@ pub struct IssuedToken {
     pub token_type: String,
     /// When it expires.
     pub expires_at: Timestamp,
+    /// How long it lived when it was issued.
+    pub life: Duration,
     /// From when on somebody who asks for it causes a refresh ahead.
     pub refresh_at: Timestamp,
     /// Scopes the provider granted.
@@ -225,6 +227,7 @@ mod tests {
             token: AccessToken::new(text.to_owned()),
             token_type: "Bearer".into(),
             expires_at: NOW.plus(Duration::from_secs(3600)),
+            life: Duration::from_secs(3600),
             refresh_at: NOW.plus(Duration::from_secs(1800)),
             scopes: ScopeSet::default(),
             generation: Generation(1),

@@ -2,4 +2,17 @@
 //! with certificates. One file per RPC, then races, restarts, faults.
 
 mod harness;
+mod log;
+mod refusal;
+mod relay;
+
+mod bad_input;
+mod callers;
+mod describe_and_list;
+mod exchange;
+mod get_access_token;
+mod import;
+mod provider_faults;
+mod revoke;
+mod secrets;
 mod smoke;
