@@ -12,7 +12,7 @@ use obo_vault::domain::profile::Reuse;
 use obo_vault::proto::GrantState;
 use tonic::Code;
 
-use crate::harness::{Stand, TOKENS_EXPIRED, eventually};
+use crate::harness::{Stand, TOKENS_EXPIRED};
 use crate::refusal::{Refusal, Refused as _};
 use crate::relay::Relay;
 

@@ -28,6 +28,12 @@ async fn secrets_are_nowhere_but_where_they_belong() {
         stand.stop().await;
         story.check_files(stand.files.directory());
 
+        let left = |name: &str| stand.files.directory().join(name).exists();
+        assert!(
+            !left("vault.db-wal") && !left("keys.db-wal"),
+            "a vault that has stopped has closed its files"
+        );
+
         let log = log::captured();
         assert!(
             log.contains("GRANT_IN_DOUBT") && log.contains("carol") | log.contains("portal"),
@@ -147,7 +153,7 @@ impl Story {
             if path.ends_with("client.secret") {
                 continue;
             }
-            let bytes = fs::read(&path).unwrap();
+            let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{} {e}", path.display()));
             found_user |=
                 path.ends_with("vault.db") | path.ends_with("vault.db-wal") && contains(&bytes, b"carol");
             self.check(&path.display().to_string(), &bytes);
