@@ -1,6 +1,9 @@
 //! End to end: a vault behind its real door, a real provider over HTTP, callers
 //! with certificates. One file per RPC, then races, restarts, faults.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::disallowed_types, reason = "callers see statuses")]
+
 mod harness;
 mod log;
 mod refusal;
