@@ -14,7 +14,7 @@ use crate::domain::id::{ClientId, SubjectId, TenantId};
 use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
 use crate::idp::{AssertionError, Idp, VerifiedUser};
-use crate::redeem::gate::store_failure;
+use crate::redeem::gate::{as_unknown_grant, store_failure};
 use crate::redeem::intake::{Order, Source};
 use crate::redeem::{Origin, Redeemer};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
@@ -163,7 +163,7 @@ impl GrantService {
         origin: &Origin,
     ) -> Result<bool, Failure> {
         let key = grant_key(permit.tenant(), permit.client(), subject)?;
-        self.redeemer.revoke(&key, origin).await
+        self.redeemer.revoke(&key, origin).await.map_err(as_unknown_grant)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::domain::id::{ClientId, SubjectId, TenantId};
 use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
 use crate::redeem::engine::Handed;
+use crate::redeem::gate::as_unknown_grant;
 use crate::redeem::{Origin, Redeemer};
 
 /// Most that a request may ask for.
@@ -61,7 +62,8 @@ impl TokenService {
         let (tenant, client) = permitted(permit.tenant(), permit.client())?;
         let key = GrantKey { tenant, client, subject };
         let min_life = min_life.unwrap_or(self.usual_min_life).min(MAX_MIN_LIFE);
-        self.redeemer.access_token(&key, &target, min_life, origin).await
+        let handed = self.redeemer.access_token(&key, &target, min_life, origin).await;
+        handed.map_err(as_unknown_grant)
     }
 }
 

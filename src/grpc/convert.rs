@@ -83,8 +83,16 @@ fn invalid(error: &InvalidName) -> Failure {
 }
 
 pub(super) fn token_answer(token: &IssuedToken, from_cache: bool) -> proto::GetAccessTokenResponse {
-    let IssuedToken { token, token_type, expires_at, scopes, refresh_at: _, generation: _, tenant_epoch: _ } =
-        token;
+    let IssuedToken {
+        token,
+        token_type,
+        expires_at,
+        scopes,
+        life: _,
+        refresh_at: _,
+        generation: _,
+        tenant_epoch: _,
+    } = token;
     proto::GetAccessTokenResponse {
         access_token: token.expose().to_owned(),
         token_type: token_type.clone(),

@@ -238,6 +238,9 @@ impl Door {
 
     /// Logs what failed and why, and tells the caller what it may know.
     fn refuse(&self, visitor: &Visitor, action: Action, failure: &Failure) -> Status {
+        // Whoever is nobody learns that and nothing else, not even what is wrong
+        // with the request.
+        let failure = visitor.caller.as_ref().err().unwrap_or(failure);
         self.metrics.call(action, Some(failure.reason()));
         let caller = visitor.caller.as_ref().map_or("unidentified", |caller| caller.id().as_str());
         tracing::warn!(

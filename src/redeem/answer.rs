@@ -245,6 +245,7 @@ impl Redeemer {
             token,
             token_type,
             expires_at: now.plus(life),
+            life,
             refresh_at: now.plus(ahead.unwrap_or(life / 2)),
             scopes,
             generation,

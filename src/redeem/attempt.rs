@@ -67,6 +67,10 @@ impl Redeemer {
             );
         }
         check_scopes(&client, &sealed.grant, target)?;
+        if let Some(wait) = self.doubt_waits(&sealed.grant) {
+            let why = "in doubt, and not looked into while an access token lives";
+            return Err(Failure::new(Reason::GrantInDoubt, why).retry_after(wait));
+        }
 
         let id = AttemptId(
             entropy::uuid(&*parts.entropy).map_err(|e| Failure::new(Reason::Internal, e.to_string()))?,

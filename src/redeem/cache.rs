@@ -29,6 +29,8 @@ pub struct IssuedToken {
     pub token_type: String,
     /// When it expires.
     pub expires_at: Timestamp,
+    /// How long it lived when it was issued.
+    pub life: Duration,
     /// From when on somebody who asks for it causes a refresh ahead.
     pub refresh_at: Timestamp,
     /// Scopes the provider granted.
@@ -73,6 +75,8 @@ struct Negative {
     target: Option<Target>,
     failure: Failure,
     until: Timestamp,
+    /// When a retry makes sense; the answer may be forgotten before.
+    retry_at: Option<Timestamp>,
 }
 
 /// The memory of access tokens and of negative answers.
@@ -136,8 +140,8 @@ impl TokenCache {
         let holds = now < negative.until && negative.target.as_ref().is_none_or(|t| t == target);
         holds.then(|| {
             let failure = negative.failure.clone();
-            match failure.retry_delay() {
-                Some(_) => failure.retry_after(negative.until.since(now)),
+            match negative.retry_at {
+                Some(at) => failure.retry_after(at.since(now)),
                 None => failure,
             }
         })
@@ -153,7 +157,8 @@ impl TokenCache {
     ) {
         let span = failure.retry_delay().map_or(self.limits.negative, |d| d.min(self.limits.negative));
         if !span.is_zero() {
-            let negative = Negative { target, failure: failure.clone(), until: now.plus(span) };
+            let retry_at = failure.retry_delay().map(|delay| now.plus(delay));
+            let negative = Negative { target, failure: failure.clone(), until: now.plus(span), retry_at };
             self.negatives.insert(key.clone(), Arc::new(negative));
         }
     }
@@ -225,6 +230,7 @@ mod tests {
             token: AccessToken::new(text.to_owned()),
             token_type: "Bearer".into(),
             expires_at: NOW.plus(Duration::from_secs(3600)),
+            life: Duration::from_secs(3600),
             refresh_at: NOW.plus(Duration::from_secs(1800)),
             scopes: ScopeSet::default(),
             generation: Generation(1),

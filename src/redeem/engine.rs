@@ -140,7 +140,7 @@ impl Redeemer {
         let now = self.parts.clock.now();
         if let Some(handed) = self.remembered_token(key, target, now.plus(min_life)) {
             if now >= handed.token.refresh_at && self.cache.negative(key, target, now).is_none() {
-                self.start_flight(key, target, &self.ahead(origin));
+                self.start_flight(key, target, min_life, &self.ahead(origin));
             }
             self.parts.metrics.cache_hit();
             return Ok(handed);
@@ -149,7 +149,7 @@ impl Redeemer {
         drop(self.gates.enter(&key.tenant, &*self.parts.store).await?);
         let fetched = match self.cache.negative(key, target, now) {
             Some(negative) => Err(negative),
-            None => self.fly(key, target, origin).await,
+            None => self.fly(key, target, min_life, origin).await,
         };
         match fetched {
             Ok(token) => {
@@ -200,9 +200,10 @@ impl Redeemer {
         &self,
         key: &GrantKey,
         target: &Target,
+        min_life: Duration,
         origin: &Origin,
     ) -> Result<Arc<IssuedToken>, Failure> {
-        let mut answer = self.start_flight(key, target, origin);
+        let mut answer = self.start_flight(key, target, min_life, origin);
         let landed = tokio::time::timeout(WAIT, answer.wait_for(Option::is_some)).await;
         match landed {
             Ok(Ok(answer)) => answer.clone().unwrap_or_else(|| Err(lost())),
@@ -216,11 +217,12 @@ impl Redeemer {
         &self,
         key: &GrantKey,
         target: &Target,
+        min_life: Duration,
         origin: &Origin,
     ) -> tokio::sync::watch::Receiver<Option<Fetched>> {
         self.flights.start(&self.tasks, (key.clone(), target.clone()), || {
             let (this, key, target, origin) = (self.clone(), key.clone(), target.clone(), origin.clone());
-            async move { this.fetch(&key, &target, &origin).await }
+            async move { this.fetch(&key, &target, min_life, &origin).await }
         })
     }
 
@@ -229,6 +231,7 @@ impl Redeemer {
         &self,
         key: &GrantKey,
         target: &Target,
+        min_life: Duration,
         origin: &Origin,
     ) -> Result<Arc<IssuedToken>, Failure> {
         let lock = self.locks.lock(key).await;
@@ -237,6 +240,8 @@ impl Redeemer {
         if let Some(token) = self.cache.find(key, target)
             && token.tenant_epoch == epoch
             && now < token.refresh_at
+            // One that never lived as long as asked is the best there is.
+            && (token.expires_at > now.plus(min_life) || token.life <= min_life)
         {
             return Ok(token);
         }

@@ -112,6 +112,16 @@ pub fn in_service(tenant: Option<Tenant>) -> Result<Tenant, Failure> {
     }
 }
 
+/// A tenant that does not exist has no grants: who asks for one of them gets
+/// the answer that any unknown grant gets.
+#[must_use]
+pub fn as_unknown_grant(failure: Failure) -> Failure {
+    match failure.reason() {
+        Reason::TenantNotFound => Failure::new(Reason::GrantNotFound, failure.detail().to_owned()),
+        _ => failure,
+    }
+}
+
 /// What a failing store is to a caller.
 #[must_use]
 pub fn store_failure(error: &StoreError) -> Failure {

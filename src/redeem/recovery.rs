@@ -173,7 +173,7 @@ impl Redeemer {
     pub async fn probe_due(&self) -> Result<usize, StoreError> {
         let now = self.parts.clock.now();
         let due = self.parts.store.due_probes(now, now.minus(ORPHANED), PROBES).await?;
-        let due: Vec<Grant> = due.into_iter().filter(|grant| !self.may_wait(grant)).collect();
+        let due: Vec<Grant> = due.into_iter().filter(|grant| self.may_probe(grant)).collect();
         let origin = system_origin();
         let probes = due.iter().map(|grant| self.refresh(&grant.key, &origin));
         // Each outcome is in the store, the audit and the log.
@@ -181,13 +181,21 @@ impl Redeemer {
         Ok(outcomes.len())
     }
 
-    /// At a strict provider the probe may revoke what a caller still uses.
-    fn may_wait(&self, grant: &Grant) -> bool {
-        let Some(client) = self.parts.idp.client(&grant.key.client) else { return true };
-        let until = self.parts.clock.now().plus(NEARLY_OVER);
-        matches!(grant.state, GrantState::InDoubt { .. })
-            && client.profile().reuse == Reuse::Strict
-            && self.cache.last_expiry(&grant.key).is_some_and(|expiry| expiry > until)
+    fn may_probe(&self, grant: &Grant) -> bool {
+        self.parts.idp.client(&grant.key.client).is_some() && self.doubt_waits(grant).is_none()
+    }
+
+    /// How long a doubt is left alone: at a strict provider a probe may revoke
+    /// what callers still use.
+    pub(super) fn doubt_waits(&self, grant: &Grant) -> Option<Duration> {
+        let client = self.parts.idp.client(&grant.key.client)?;
+        let in_doubt = matches!(grant.state, GrantState::InDoubt { .. });
+        if !in_doubt || client.profile().reuse != Reuse::Strict {
+            return None;
+        }
+        let now = self.parts.clock.now();
+        let wait = self.cache.last_expiry(&grant.key)?.minus(NEARLY_OVER).since(now);
+        (!wait.is_zero()).then_some(wait)
     }
 
     /// Ends a grant: out of memory, out of the store, and at the provider where

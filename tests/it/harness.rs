@@ -11,7 +11,10 @@ use obo_vault::demo::stand::{Files, RunningVault, Settings, Upstream};
 use obo_vault::entropy::OsEntropy;
 use obo_vault::proto;
 use tempfile::TempDir;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic_types::StatusExt as _;
+
+use crate::log;
 
 /// A provider, a vault and its callers. Dropping it stops both.
 pub(crate) struct Stand {
@@ -28,13 +31,26 @@ impl Stand {
     }
 
     pub(crate) async fn with(options: Options, settings: Settings) -> Self {
+        let mut stand = Self::unstarted(options, settings, |_| ()).await;
+        stand.start().await;
+        stand
+    }
+
+    /// A stand whose vault has its files but does not run yet; `redirect` may
+    /// change where the vault looks for its provider.
+    pub(crate) async fn unstarted(
+        options: Options,
+        settings: Settings,
+        redirect: impl FnOnce(&mut Upstream),
+    ) -> Self {
+        log::capture();
         let clock = Arc::new(ShiftedClock::new());
         let provider = DevProvider::start(options, clock.clone(), OsEntropy::shared()).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let files = Files::create(directory.path(), &Upstream::of(&provider), &settings, 0).unwrap();
-        let mut stand = Self { provider, clock, files, vault: None, _directory: directory };
-        stand.start().await;
-        stand
+        let mut upstream = Upstream::of(&provider);
+        redirect(&mut upstream);
+        let files = Files::create(directory.path(), &upstream, &settings, 0).unwrap();
+        Self { provider, clock, files, vault: None, _directory: directory }
     }
 
     pub(crate) fn ambient(&self) -> Ambient {
@@ -56,6 +72,32 @@ impl Stand {
 
     pub(crate) async fn client(&self, caller: &str) -> Client {
         self.vault.as_ref().unwrap().client(&self.files, caller).await.unwrap()
+    }
+
+    /// A bare connection of the caller of that name.
+    pub(crate) async fn channel(&self, caller: &str) -> Channel {
+        let file = |name: String| std::fs::read(self.files.directory().join(name)).unwrap();
+        let identity = Identity::from_pem(file(format!("{caller}.pem")), file(format!("{caller}.key")));
+        self.endpoint("https", Some(identity)).connect().await.unwrap()
+    }
+
+    /// One of somebody without a certificate.
+    pub(crate) async fn anonymous_channel(&self, scheme: &str) -> Result<Channel, tonic::transport::Error> {
+        self.endpoint(scheme, None).connect().await
+    }
+
+    fn endpoint(&self, scheme: &str, identity: Option<Identity>) -> Endpoint {
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{}", self.address())).unwrap();
+        if scheme == "http" {
+            return endpoint;
+        }
+        let ca = Certificate::from_pem(std::fs::read(self.files.pki().ca()).unwrap());
+        let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
+        let tls = match identity {
+            Some(identity) => tls.identity(identity),
+            None => tls,
+        };
+        endpoint.tls_config(tls).unwrap()
     }
 
     pub(crate) fn address(&self) -> std::net::SocketAddr {
@@ -88,19 +130,52 @@ impl Stand {
         }
     }
 
+    pub(crate) async fn exchange(
+        &self,
+        request: proto::ExchangeOnBehalfOfRequest,
+    ) -> Result<proto::ExchangeOnBehalfOfResponse, tonic::Status> {
+        let answer = self.client("web").await.grants.exchange_on_behalf_of(request).await;
+        answer.map(tonic::Response::into_inner)
+    }
+
+    /// An access token for the target that `change` makes of the usual one.
+    pub(crate) async fn token_with(
+        &self,
+        user: &str,
+        change: impl FnOnce(&mut proto::GetAccessTokenRequest),
+    ) -> Result<proto::GetAccessTokenResponse, tonic::Status> {
+        let mut request = token_request(user);
+        change(&mut request);
+        let answer = self.client("mail").await.tokens.get_access_token(request).await;
+        answer.map(tonic::Response::into_inner)
+    }
+
     pub(crate) async fn token(&self, user: &str) -> Result<proto::GetAccessTokenResponse, tonic::Status> {
         let answer = self.client("mail").await.tokens.get_access_token(token_request(user)).await;
         answer.map(tonic::Response::into_inner)
     }
 
     pub(crate) async fn describe(&self, user: &str) -> proto::Grant {
+        self.try_describe(user).await.unwrap()
+    }
+
+    pub(crate) async fn try_describe(&self, user: &str) -> Result<proto::Grant, tonic::Status> {
         let request = proto::DescribeGrantRequest {
             tenant: TENANT.into(),
             subject: user.into(),
             client: "portal".into(),
         };
-        let answer = self.client("auditor").await.grants.describe_grant(request).await.unwrap();
-        answer.into_inner().grant.unwrap()
+        let answer = self.client("auditor").await.grants.describe_grant(request).await;
+        answer.map(|answer| answer.into_inner().grant.unwrap())
+    }
+
+    /// Waits until the grant is in the state.
+    pub(crate) async fn until(&self, user: &str, state: proto::GrantState) -> proto::Grant {
+        eventually(&format!("{user}'s grant is {state:?}"), async || {
+            let grant = self.describe(user).await;
+            (grant.state() == state).then_some(grant)
+        })
+        .await
     }
 }
 
@@ -118,6 +193,17 @@ pub(crate) fn token_request(user: &str) -> proto::GetAccessTokenRequest {
         scopes: vec!["mail.read".into()],
         ..Default::default()
     }
+}
+
+/// What `condition` finds, asked again for ten seconds at most.
+pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..400 {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("waited in vain: {what}");
 }
 
 /// The stable reason of an error.

@@ -1,9 +1,24 @@
 //! End to end: a vault behind its real door, a real provider over HTTP, callers
 //! with certificates. One file per RPC, then races, restarts, faults.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::disallowed_types, reason = "callers see statuses")]
+
+mod bad_input;
+mod callers;
+mod describe_and_list;
+mod exchange;
+mod get_access_token;
 mod harness;
 mod harness_more;
+mod import;
+mod log;
+mod provider_faults;
 mod purge;
+mod refusal;
+mod relay;
+mod revoke;
 mod rotation;
+mod secrets;
 mod smoke;
 mod tenants;

@@ -35,7 +35,9 @@ const TRUNCATE_TRIES: u32 = 5;
 const TRUNCATE_BUSY: Duration = Duration::from_millis(200);
 
 pub(super) struct Db {
-    writer: mpsc::Sender<Job>,
+    /// There until the drop.
+    writer: Option<mpsc::Sender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
     readers: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
     _lock: File,
@@ -66,12 +68,13 @@ impl Db {
             (0..READERS).map(|_| connect(path, false)).collect::<Result<Vec<_>, _>>().map_err(&failed)?;
 
         let (writer, jobs) = mpsc::channel();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || write_loop(&connection, &jobs))
             .map_err(|e| failed(e.to_string()))?;
         Ok(Self {
-            writer,
+            writer: Some(writer),
+            thread: Some(thread),
             readers: Arc::new(Mutex::new(readers)),
             permits: Arc::new(Semaphore::new(READERS)),
             _lock: lock,
@@ -87,7 +90,7 @@ impl Db {
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job = Typed { name, operation: Some(operation), result: None, reply };
-        self.writer.send(Job::Write(Box::new(job))).map_err(|_| gone(name))?;
+        self.send(name, Job::Write(Box::new(job)))?;
         answer.await.map_err(|_| gone(name))?
     }
 
@@ -114,8 +117,25 @@ impl Db {
     pub(super) async fn truncate_log(&self) -> Result<bool, StoreError> {
         const NAME: &str = "truncate log";
         let (reply, answer) = oneshot::channel();
-        self.writer.send(Job::Truncate(reply)).map_err(|_| gone(NAME))?;
+        self.send(NAME, Job::Truncate(reply))?;
         answer.await.map_err(|_| gone(NAME))?
+    }
+
+    fn send(&self, name: &'static str, job: Job) -> Result<(), StoreError> {
+        let writer = self.writer.as_ref().ok_or_else(|| gone(name))?;
+        writer.send(job).map_err(|_| gone(name))
+    }
+}
+
+/// The lock must not be free while the writer still commits: whoever takes it
+/// next may count on a file at rest.
+impl Drop for Db {
+    fn drop(&mut self) {
+        self.writer = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer was seen by whom it left without an answer.
+            let _ = thread.join();
+        }
     }
 }
 
