@@ -371,7 +371,7 @@ mod tests {
         let (reply, _nobody) = oneshot::channel();
         let hold = move |_: &Connection| Ok(wait.recv().is_ok());
         let job = Typed { name: "hold", operation: Some(hold), result: None, reply };
-        db.writer.send(Job::Write(Box::new(job))).unwrap();
+        db.writer.as_ref().unwrap().send(Job::Write(Box::new(job))).unwrap();
         go
     }
 
