@@ -127,9 +127,10 @@ pub(crate) async fn a_commit_without_a_new_token_keeps_the_old(make: Make) {
     claimed(store, &ada, 11).await;
     // The version moves meanwhile: the old token stays under its own.
     advance(store, V1).await;
-    let commit = Commit { renewed: None, ..renewal(&ada, 11, V2) };
+    let commit = Commit { renewed: None, not_before: Some(at(70)), ..renewal(&ada, 11, V2) };
     let kept = store.commit(commit).await.unwrap().unwrap();
     assert_eq!((kept.generation, kept.key_version), (Generation(1), V1));
+    assert_eq!(kept.not_before, Some(at(70)));
     assert_eq!((kept.refreshed_at, kept.scopes.clone()), (at(30), ada.scopes));
     let stored = read(store, &ada.key).await;
     assert_eq!((stored.grant, stored.sealed.as_bytes()), (kept, b"token 1 of ada".as_slice()));
@@ -258,25 +259,27 @@ pub(crate) async fn probes_are_due_after_their_time(make: Make) {
     let backend = make();
     let store = backend.store();
     with_acme(store).await;
-    let mut doubts = Vec::new();
-    for (n, subject) in [(1, "ada"), (2, "bob"), (3, "eve")] {
-        let grant = taken_in(store, n, key(subject)).await;
-        claimed(store, &grant, 10 + n).await;
-        let state = GrantState::InDoubt {
-            attempt: attempt(10 + n),
-            cause: DoubtCause::AmbiguousAnswer,
-            probe_after: at(100 - 10 * i64::try_from(n).unwrap()),
-        };
-        doubts.push(store.settle(grant.id, attempt_id(10 + n), state, None).await.unwrap().unwrap());
+    let begun = |n: i64| Attempt { started_at: at(n), ..attempt(10 + u128::try_from(n).unwrap()) };
+    let mut grants = Vec::new();
+    for (n, subject) in [(1, "ada"), (2, "bob"), (3, "eve"), (4, "sending")] {
+        let grant = taken_in(store, u128::try_from(n).unwrap(), key(subject)).await;
+        let claim = Claim { attempt: begun(n), ..claim(&grant, 0) };
+        let mut grant = store.claim(claim).await.unwrap().unwrap().grant;
+        if subject != "sending" {
+            let (cause, probe_after) = (DoubtCause::AmbiguousAnswer, at(100 - 10 * n));
+            let state = GrantState::InDoubt { attempt: begun(n), cause, probe_after };
+            grant = store.settle(grant.id, begun(n).id, state, None).await.unwrap().unwrap();
+        }
+        grants.push(grant);
     }
-    let sending = taken_in(store, 4, key("sending")).await;
-    claimed(store, &sending, 14).await;
-    let due = |now, limit| store.due_probes(at(now), limit);
+    let due = |now, limit| store.due_probes(at(now), at(4), limit);
     assert_eq!(due(70, 9).await.unwrap(), [], "a probe at its very moment is too early");
-    assert_eq!(due(71, 9).await.unwrap(), [doubts[2].clone()]);
-    assert_eq!(due(1000, 2).await.unwrap(), [doubts[2].clone(), doubts[1].clone()]);
+    assert_eq!(due(71, 9).await.unwrap(), grants[2..3]);
+    assert_eq!(due(1000, 2).await.unwrap(), grants[..2]);
+    assert_eq!(due(1000, 9).await.unwrap(), grants[..3], "one whose task may be alive");
+    assert_eq!(store.due_probes(at(0), at(5), 9).await.unwrap(), grants[3..], "one that nobody owns");
     store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();
-    assert_eq!(due(1000, 9).await.unwrap(), [], "a probe of a tenant out of service");
+    assert_eq!(store.due_probes(at(1000), at(1000), 9).await.unwrap(), [], "of a tenant out of service");
 }
 
 pub(crate) async fn a_deleted_grant_takes_its_attempt_along(make: Make) {

@@ -127,6 +127,7 @@ pub(crate) fn renewal(grant: &Grant, n: u128, version: KeyVersion) -> Commit {
         at: at(30),
         idle_expires_at: Some(at(3_000_000)),
         next_refresh_at: at(600_000),
+        not_before: None,
     }
 }
 

@@ -365,14 +365,18 @@ mod tests {
     }
 
     /// Holds the writer until the sender is dropped; what is written meanwhile
-    /// shares one batch.
-    fn hold(db: &Db) -> mpsc::Sender<()> {
+    /// shares one batch. The receiver hears when the writer has come to it.
+    fn hold(db: &Db) -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
         let (go, wait) = mpsc::channel::<()>();
+        let (come, reached) = mpsc::channel();
         let (reply, _nobody) = oneshot::channel();
-        let hold = move |_: &Connection| Ok(wait.recv().is_ok());
+        let hold = move |_: &Connection| {
+            let _ = come.send(());
+            Ok(wait.recv().is_ok())
+        };
         let job = Typed { name: "hold", operation: Some(hold), result: None, reply };
         db.writer.as_ref().unwrap().send(Job::Write(Box::new(job))).unwrap();
-        go
+        (go, reached)
     }
 
     /// Sends a write on its way without waiting for it, and goes away.
@@ -403,7 +407,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn one_that_fails_does_not_take_its_neighbours_along() {
         let (_directory, db) = open();
-        let go = hold(&db);
+        let (go, _) = hold(&db);
         let writes: Vec<_> = (1..=9)
             .map(|n| {
                 let db = Arc::clone(&db);
@@ -427,7 +431,7 @@ mod tests {
     #[tokio::test]
     async fn a_caller_that_goes_away_does_not_lose_its_write() {
         let (_directory, db) = open();
-        let go = hold(&db);
+        let (go, _) = hold(&db);
         begin_and_leave(db.write("insert", insert(1)));
         begin_and_leave(db.write("insert", insert(2)));
         drop(go);
@@ -438,12 +442,16 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_answered_before_its_commit() {
         let (_directory, db) = open();
-        let go = hold(&db);
+        let (first, _) = hold(&db);
         let mut write = pin!(db.write("insert", insert(1)));
         assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        // The writer has not committed, so that nobody sees the row.
+        let (second, reached) = hold(&db);
+        drop(first);
+        reached.recv().unwrap();
+        // The insert was run and its batch is not committed yet.
+        assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         assert!(rows(&db).await.is_empty());
-        drop(go);
+        drop(second);
         write.await.unwrap();
         assert_eq!(rows(&db).await, [1]);
     }
