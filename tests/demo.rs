@@ -123,17 +123,19 @@ struct Up {
 impl Up {
     fn start(temporary: &Path) -> Self {
         let mut child = demo(temporary).spawn().expect("the binary runs");
-        let lines = BufReader::new(child.stdout.as_mut().expect("it is piped")).lines();
-        let mut text = Vec::new();
-        for line in lines {
+        let stdout = child.stdout.take().expect("it is piped");
+        let mut up = Self { child, text: Vec::new() };
+        for line in BufReader::new(stdout).lines() {
             let line = line.expect("the story is UTF-8");
             let last = line.starts_with("Ctrl-C ends it");
-            text.push(line);
+            up.text.push(line);
             if last {
-                return Self { child, text };
+                break;
             }
         }
-        panic!("it ended before the invitation:\n{}", text.join("\n"));
+        let invited = up.text.last().is_some_and(|line| line.starts_with("Ctrl-C ends it"));
+        assert!(invited, "it ended before the invitation:\n{}", up.text.join("\n"));
+        up
     }
 
     /// What it prints to be pasted, in order, from the `cd` on. The lines after
