@@ -3,6 +3,8 @@
 //! from the files. The contract of all back-ends is `store_contract`, and what
 //! needs a look inside is tested beside the code.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -121,9 +123,7 @@ async fn write_in_a_child() {
             }
         })
     });
-    for writer in writers.collect::<Vec<_>>() {
-        writer.await.unwrap();
-    }
+    futures_util::future::join_all(writers).await;
 }
 
 /// Runs one test of this file in a process of its own.

@@ -13,6 +13,8 @@
 //! - `runs`: rotation runs, the deployment's identity;
 //! - `keys`: the key store.
 
+#![expect(clippy::unwrap_used, reason = "the cases are tests, by the macro below")]
+
 #[path = "store_contract/attempts.rs"]
 mod attempts;
 #[path = "store_contract/intakes.rs"]

@@ -99,13 +99,13 @@ pub(crate) async fn a_commit_renews_once(make: Make) {
         let outcome = store.commit(commit.clone()).await.unwrap();
         assert_eq!(outcome, Err(CommitRefused::Superseded), "{commit:?}");
     }
-    let scopes = Some(ScopeSet::new(["files.read"]).unwrap());
-    let commit = Commit { scopes: scopes.clone(), ..renewal(&ada, 11, V1) };
+    let scopes = ScopeSet::new(["files.read"]).unwrap();
+    let commit = Commit { scopes: Some(scopes.clone()), ..renewal(&ada, 11, V1) };
     let renewed = store.commit(commit.clone()).await.unwrap().unwrap();
     let expected = Grant {
         state: GrantState::Active,
         generation: Generation(2),
-        scopes: scopes.unwrap(),
+        scopes,
         refreshed_at: at(30),
         idle_expires_at: Some(at(3_000_000)),
         next_refresh_at: at(600_000),

@@ -96,7 +96,7 @@ pub(crate) async fn refreshes_are_due_where_they_can_be_done(make: Make) {
     taken_in(store, 7, key_in("closed", "portal", "ada")).await;
     store.schedule_purge(&tenant("closed"), at(100)).await.unwrap().unwrap();
     for now in [None, Some(500_000)] {
-        assert_eq!(all_due(store, now, 3).await, [active.clone()]);
+        assert_eq!(all_due(store, now, 3).await, std::slice::from_ref(&active));
         assert_eq!(store.count_due_refreshes(now.map(at)).await.unwrap(), 1);
     }
     assert_eq!(all_due(store, Some(499_999), 3).await, []);

@@ -30,6 +30,9 @@ enum Change {
     Advance,
 }
 
+/// How a state is reached, the state, and where the changes it allows lead.
+type Row<'a> = (&'a [Change], TenantState, &'a [(Change, TenantState)]);
+
 const CHANGES: [Change; 5] =
     [Change::Schedule, Change::Restore, Change::Tombstone, Change::Finish, Change::Advance];
 
@@ -55,19 +58,14 @@ pub(crate) async fn changes_lead_where_they_may_and_nowhere_else(make: Make) {
     let active = |version| TenantState::Active { active_version: version };
     let scheduled = TenantState::PurgeScheduled { active_version: V1, purge_at: at(100) };
     let purged = TenantState::Purged { erased_at: at(200) };
-    // How a state is reached, the state, and the changes it allows.
-    let table: [(&[Change], TenantState, &[(Change, TenantState)]); 4] = [
-        (
-            &[],
-            active(V1),
-            &[(Schedule, scheduled.clone()), (Tombstone, TenantState::Purging), (Advance, active(V2))],
-        ),
+    let table: [Row<'_>; 4] = [
+        (&[], active(V1), &[(Schedule, scheduled), (Tombstone, TenantState::Purging), (Advance, active(V2))]),
         (
             &[Schedule],
-            scheduled.clone(),
-            &[(Schedule, scheduled.clone()), (Restore, active(V1)), (Tombstone, TenantState::Purging)],
+            scheduled,
+            &[(Schedule, scheduled), (Restore, active(V1)), (Tombstone, TenantState::Purging)],
         ),
-        (&[Tombstone], TenantState::Purging, &[(Tombstone, TenantState::Purging), (Finish, purged.clone())]),
+        (&[Tombstone], TenantState::Purging, &[(Tombstone, TenantState::Purging), (Finish, purged)]),
         (&[Tombstone, Finish], purged, &[]),
     ];
     for (path, state, allowed) in table {
