@@ -65,7 +65,10 @@ pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>, stop: &Shu
         if let Err(failure) = saved {
             parts.metrics.rotation_failed();
             tracing::error!(step = ?phase, %failure, "rotation: will try again");
-            let _ = unless(stop, async { Ok(tokio::time::sleep(RETRY).await) }).await;
+            tokio::select! {
+                () = stop.triggered() => {}
+                () = tokio::time::sleep(RETRY) => {}
+            }
         }
     }
     let run = run.borrow();
