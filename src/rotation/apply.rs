@@ -65,7 +65,11 @@ pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>, stop: &Shu
         if let Err(failure) = saved {
             parts.metrics.rotation_failed();
             tracing::error!(step = ?phase, %failure, "rotation: will try again");
-            let _ = unless(stop, async { Ok(tokio::time::sleep(RETRY).await) }).await;
+            let pause = async {
+                tokio::time::sleep(RETRY).await;
+                Ok(())
+            };
+            let _ = unless(stop, pause).await;
         }
     }
     let run = run.borrow();
