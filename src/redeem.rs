@@ -13,12 +13,14 @@
 //! - [`cache`], [`gate`], [`flight`]: access tokens in memory, tenants in and
 //!   out of service, one owner per grant;
 //! - [`versions`]: a new version of a tenant's key;
+//! - [`failures`]: what each end of an attempt is to its caller;
 //! - [`record`]: the audit entries of all this.
 
 pub mod answer;
 pub mod attempt;
 pub mod cache;
 pub mod engine;
+pub mod failures;
 pub mod flight;
 pub mod gate;
 pub mod intake;

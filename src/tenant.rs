@@ -27,7 +27,7 @@ use crate::domain::reason::Reason;
 use crate::domain::tenant::{Tenant, TenantState};
 use crate::keyring::Keyring;
 use crate::redeem::Redeemer;
-use crate::redeem::attempt::key_failure;
+use crate::redeem::failures::key_failure;
 use crate::redeem::gate::{in_service, store_failure};
 use crate::redeem::versions::advance;
 use crate::store::{Store, TenantRefused};

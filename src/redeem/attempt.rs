@@ -16,13 +16,13 @@ use crate::domain::scope::Target;
 use crate::entropy;
 use crate::idp::{Client, Exchange, Prepared, Proof, RawAnswer, Refusal, RefusalKind, SendOutcome, Verdict};
 use crate::keyring::KeyringError;
-use crate::metrics::RedemptionOutcome;
 use crate::seal::Place;
 use crate::secret::{Plaintext, RefreshToken};
 use crate::store::{Claim, SealedGrant};
 
 use super::cache::IssuedToken;
 use super::engine::Redeemer;
+use super::failures::{claim_failure, doubtful, key_failure, outcome_of, refusal_failure};
 use super::flight::GrantLock;
 use super::gate::store_failure;
 use super::record::{AttemptRecord, Origin};
@@ -344,28 +344,6 @@ fn claim(
     }
 }
 
-fn claim_failure(grant: &Grant, refusal: step::Refusal, now: Timestamp) -> Failure {
-    match (&grant.state, refusal) {
-        (GrantState::Revoked, _) => Failure::new(Reason::GrantRevoked, "the provider revoked the grant"),
-        (GrantState::Lost { cause }, _) => {
-            Failure::new(Reason::GrantLost, format!("the refresh token was lost: {}", cause.as_str()))
-        }
-        (GrantState::Reauth { claims, error, suberror }, _) => interaction(claims.clone(), error, suberror),
-        (GrantState::InDoubt { cause, .. }, step::Refusal::NotYet(until)) => {
-            Failure::new(Reason::GrantInDoubt, format!("in doubt: {}", cause.as_str()))
-                .retry_after(until.since(now))
-        }
-        (_, step::Refusal::NotYet(until)) => {
-            Failure::new(Reason::ProviderUnavailable, "backing off after a failure")
-                .retry_after(until.since(now))
-        }
-        (_, step::Refusal::Busy | step::Refusal::Dead) => {
-            Failure::new(Reason::GrantInDoubt, "another attempt owns the refresh token")
-                .retry_after(step::BACK_OFF)
-        }
-    }
-}
-
 /// A token bound to its scopes is not sent for others: the provider's refusal
 /// might not prove it unused.
 fn check_scopes(client: &Client, grant: &Grant, target: &Target) -> Result<(), Failure> {
@@ -394,91 +372,5 @@ fn facts(refusal: &Refusal) -> Refused {
         | RefusalKind::Redirected
         | RefusalKind::Malformed
         | RefusalKind::Other => Refused::Other { proves_unused, retry_after: refusal.retry_after },
-    }
-}
-
-/// What a provider's refusal is to a caller.
-pub(super) fn refusal_failure(refusal: &Refusal, state: &State, now: Timestamp) -> Failure {
-    let pause = refusal.retry_after.unwrap_or(step::BACK_OFF);
-    let detail = &refusal.detail;
-    match &refusal.kind {
-        RefusalKind::InvalidGrant => match &state.grant {
-            GrantState::Lost { cause } => {
-                Failure::new(Reason::GrantLost, format!("{detail}, after a doubt: {}", cause.as_str()))
-            }
-            GrantState::Active
-            | GrantState::Sending(_)
-            | GrantState::InDoubt { .. }
-            | GrantState::Revoked
-            | GrantState::Reauth { .. } => Failure::new(Reason::GrantRevoked, detail.clone()),
-        },
-        RefusalKind::InteractionRequired { claims, error, suberror } => {
-            interaction(claims.clone(), error, suberror)
-        }
-        RefusalKind::ClientRejected => doubtful(state, now, Reason::ProviderRejectedClient, detail),
-        RefusalKind::ScopeRejected => doubtful(state, now, Reason::ProviderRefused, detail),
-        RefusalKind::Throttled => Failure::new(Reason::ProviderThrottled, detail.clone()).retry_after(pause),
-        RefusalKind::Unavailable | RefusalKind::Redirected | RefusalKind::Malformed => {
-            doubtful(state, now, Reason::ProviderUnavailable, detail)
-        }
-        RefusalKind::Other => doubtful(state, now, Reason::ProviderRefused, detail),
-    }
-}
-
-/// The failure of a request whose grant may be in doubt now.
-fn doubtful(state: &State, now: Timestamp, otherwise: Reason, detail: &str) -> Failure {
-    match &state.grant {
-        GrantState::InDoubt { probe_after, .. } => {
-            Failure::new(Reason::GrantInDoubt, detail).retry_after(probe_after.since(now))
-        }
-        GrantState::Active
-        | GrantState::Sending(_)
-        | GrantState::Revoked
-        | GrantState::Lost { .. }
-        | GrantState::Reauth { .. } => Failure::new(otherwise, detail).retry_after(step::BACK_OFF),
-    }
-}
-
-fn interaction(
-    claims: Option<crate::domain::scope::Claims>,
-    error: &'static str,
-    suberror: &'static str,
-) -> Failure {
-    Failure::new(
-        Reason::InteractionRequired,
-        format!("the provider wants the user to act: {error} {suberror}"),
-    )
-    .interaction(Interaction { claims, error, suberror })
-}
-
-fn outcome_of(reason: Option<Reason>) -> RedemptionOutcome {
-    match reason {
-        None | Some(Reason::NoAccessToken) => RedemptionOutcome::Renewed,
-        Some(Reason::GrantInDoubt) => RedemptionOutcome::InDoubt,
-        Some(Reason::GrantRevoked) => RedemptionOutcome::Revoked,
-        Some(Reason::GrantLost) => RedemptionOutcome::Lost,
-        Some(Reason::InteractionRequired) => RedemptionOutcome::Reauth,
-        Some(_) => RedemptionOutcome::Unused,
-    }
-}
-
-/// What a failing keyring is to a caller.
-#[must_use]
-pub fn key_failure(error: &KeyringError) -> Failure {
-    let reason = match error {
-        KeyringError::TenantGone => Reason::TenantPurged,
-        KeyringError::Unreadable(_)
-        | KeyringError::NoSuchKey(_)
-        | KeyringError::Destroyed(_)
-        | KeyringError::TooLong(_) => Reason::GrantUnreadable,
-        KeyringError::Store(_) | KeyringError::Retired(..) => Reason::StoreUnavailable,
-        KeyringError::Exhausted(_) | KeyringError::RootKey(_) | KeyringError::Entropy(_) => {
-            Reason::KeyUnavailable
-        }
-    };
-    let failure = Failure::new(reason, error.to_string());
-    match reason {
-        Reason::StoreUnavailable | Reason::KeyUnavailable => failure.retry_after(Duration::from_secs(5)),
-        _ => failure,
     }
 }

@@ -16,8 +16,8 @@ use crate::secret::{RefreshToken, UnverifiedAssertion};
 use crate::store::{CommitRefused, Intake, IntakeCommit, Renewed};
 
 use super::answer::{Ledger, Nobodys};
-use super::attempt::refusal_failure;
 use super::engine::{Redeemer, lost};
+use super::failures::refusal_failure;
 use super::gate::store_failure;
 use super::record::{AttemptRecord, Origin};
 use super::step::{self, Event, HARD_LIMIT, SEND_WITHIN, State, step};

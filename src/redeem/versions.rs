@@ -11,7 +11,7 @@ use crate::domain::reason::Reason;
 use crate::keyring::Keyring;
 use crate::store::{Store, TenantRefused};
 
-use super::attempt::key_failure;
+use super::failures::key_failure;
 use super::gate::store_failure;
 
 /// Makes the version after `from` and names it the newest: key first, then the

@@ -18,7 +18,7 @@ use crate::domain::reason::Reason;
 use crate::domain::rotation::{Phase, Run};
 use crate::domain::tenant::Tenant;
 use crate::redeem::Origin;
-use crate::redeem::attempt::key_failure;
+use crate::redeem::failures::key_failure;
 use crate::redeem::gate::store_failure;
 use crate::redeem::versions::advance;
 use crate::seal::Place;

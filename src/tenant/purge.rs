@@ -7,7 +7,7 @@ use crate::domain::failure::Failure;
 use crate::domain::id::TenantId;
 use crate::domain::reason::Reason;
 use crate::domain::tenant::TenantState;
-use crate::redeem::attempt::key_failure;
+use crate::redeem::failures::key_failure;
 use crate::redeem::gate::store_failure;
 use crate::seal::Place;
 use crate::store::{SealedGrant, TenantRefused};
