@@ -180,6 +180,13 @@ impl App {
             }),
         };
         recover(&redeemer, &services.tenant).await?;
+        // So that an alert on their age does not fire for want of a first value.
+        let newest_run = services.rotation.newest().await;
+        let newest_run = newest_run.map_err(|e| failed("reading the newest rotation")(e.to_string()))?;
+        if let Some(ended_at) = newest_run.and_then(|run| run.ended_at) {
+            metrics.rotation_succeeded(ended_at);
+        }
+        metrics.scheduler_tick(clock.now());
 
         let run = entropy::bytes::<4>(&*entropy).map_err(|e| failed("starting")(e.to_string()))?;
         let run = run.iter().map(|b| format!("{b:02x}")).collect();
@@ -287,7 +294,7 @@ impl App {
 
 /// Finishes what a crash left between two stores and on the way to providers.
 async fn recover(redeemer: &Redeemer, tenants: &TenantService) -> Result<(), StartError> {
-    tenants.reconcile().await.map_err(|e| failed("finishing interrupted key changes")(e.to_string()))?;
+    tenants.reconcile().await.map_err(|e| failed("looking at the tenants' keys")(e.to_string()))?;
     let recovered = redeemer.recover().await.map_err(|e| failed("recovering")(e.to_string()))?;
     if recovered != redeem::recovery::Recovered::default() {
         tracing::warn!(

@@ -198,7 +198,7 @@ impl fmt::Display for AuditError {
         match self {
             Self::Locked => f.write_str("audit log: another process writes to it"),
             Self::Broken(fault) => write!(f, "audit log: cannot be continued: its end {fault}"),
-            Self::Io { doing, .. } => write!(f, "audit log: {doing}"),
+            Self::Io { doing, source } => write!(f, "audit log: {doing}: {source}"),
         }
     }
 }
@@ -206,7 +206,8 @@ impl fmt::Display for AuditError {
 impl std::error::Error for AuditError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io { source, .. } => Some(source),
+            // The text has it already.
+            Self::Io { source, .. } => source.get_ref().map(|inner| inner as _),
             Self::Locked | Self::Broken(_) => None,
         }
     }

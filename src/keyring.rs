@@ -178,6 +178,15 @@ impl Keyring {
         Ok(self.store.keys(tenant).await?.into_iter().map(|record| record.info).collect())
     }
 
+    /// Whether a version can be opened with the root key at hand.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot: another root key wraps it, or it is not in the key store.
+    pub async fn check(&self, tenant: &TenantId, version: KeyVersion) -> Result<(), KeyringError> {
+        self.opened(tenant, version).await.map(drop)
+    }
+
     /// Seals a value for its place under `version`, the tenant's newest as the
     /// caller read it. The caller's commit checks that it still is.
     ///

@@ -258,11 +258,12 @@ impl TenantService {
     }
 
     /// Finishes what a crash left between two stores: keys that were made for a
-    /// version that is the newest now.
+    /// version that is the newest now. Refuses a root key or a key store that is
+    /// not the one of these tenants, before a new key is made under it.
     ///
     /// # Errors
     ///
-    /// A store cannot be read or written.
+    /// A tenant's newest key cannot be opened, or a store cannot be used.
     pub async fn reconcile(&self) -> Result<(), Failure> {
         let mut after = None;
         loop {
@@ -274,6 +275,15 @@ impl TenantService {
                     if !active {
                         self.keyring.activate(&tenant.id, newest).await.map_err(|e| key_failure(&e))?;
                     }
+                    let opens = self.keyring.check(&tenant.id, newest).await;
+                    opens.map_err(|e| {
+                        let detail = format!(
+                            "the newest key of tenant {} cannot be opened: {e}; put back the root key and the key \
+                             store that belong to this token store",
+                            tenant.id
+                        );
+                        Failure::new(key_failure(&e).reason(), detail)
+                    })?;
                 }
             }
             match page.last() {

@@ -52,7 +52,7 @@ fn the_story_is_told_and_leaves_nothing_behind() {
         "version 2  ACTIVE",
         "seals 41 tokens",
         "41 refreshed",
-        "UNAVAILABLE, KEY_UNAVAILABLE",
+        "a vault with another root key refuses to start on it",
         "FAILED_PRECONDITION, INTERACTION_REQUIRED",
         r#"{"access_token":{"acrs""#,
         "2 key versions destroyed",

@@ -71,6 +71,9 @@ impl From<tonic::Status> for CliFailure {
         if let Some(interaction) = interaction(status.details()) {
             failure = failure.explain(&interaction);
         }
+        for broken in details.bad_request().map(|b| b.field_violations.as_slice()).unwrap_or_default() {
+            failure = failure.advice(harmless(&broken.description));
+        }
         if let Some(delay) = delay {
             failure = failure.advice(format!("try again in {}", span(delay)));
         }
@@ -79,6 +82,15 @@ impl From<tonic::Status> for CliFailure {
         }
         match reason.map(what_to_do) {
             Some(advice) => failure.advice(advice),
+            None if matches!(status.code(), Code::Cancelled | Code::Unknown) => {
+                // The vault ends a connection whose certificate it does not take
+                // before there is a call that could carry a reason.
+                failure.exit = Exit::NotPermitted;
+                failure.advice(
+                    "the connection ended before an answer: is the certificate issued by the vault's \
+                     client_ca_file, for client use, and not expired? The vault's log says why",
+                )
+            }
             None => failure,
         }
     }

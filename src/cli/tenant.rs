@@ -142,9 +142,14 @@ impl Purge {
             ("key_versions_destroyed", key_versions_destroyed.into()),
             ("grants_deleted", grants_deleted.into()),
             ("live_erase_time", time(live_erase_time)),
-            ("trial_open_failed", trial_open_failed.into()),
+            ("trial_open_failed", trial(grants_deleted, trial_open_failed)),
         ]))
     }
+}
+
+/// Without a token there was nothing to try.
+fn trial(grants_deleted: u64, failed: bool) -> serde_json::Value {
+    if grants_deleted == 0 && !failed { serde_json::Value::Null } else { failed.into() }
 }
 
 fn one(tenant: Option<proto::Tenant>) -> Result<Shown, CliFailure> {

@@ -11,7 +11,8 @@ use std::time::Duration;
 use prost::Message as _;
 use prost_types::Any;
 use tonic::Code;
-use tonic_types::pb::{ErrorInfo, RetryInfo};
+use tonic_types::pb::bad_request::FieldViolation;
+use tonic_types::pb::{BadRequest, ErrorInfo, RetryInfo};
 use tower::{Layer, Service};
 
 use crate::domain::failure::{Failure, Interaction};
@@ -28,25 +29,23 @@ pub const DOMAIN: &str = "obo-vault";
 /// The status of a failure.
 pub(super) fn of(failure: &Failure, request_id: &str) -> Status {
     let (code, text) = meaning(failure.reason());
-    let details = details(
-        code,
-        text,
-        failure.reason(),
-        request_id,
-        failure.retry_delay(),
-        failure.required_interaction(),
-    );
-    Status::with_details(code, text, details.into())
+    let mut details =
+        details(failure.reason(), request_id, failure.retry_delay(), failure.required_interaction());
+    if failure.reason() == Reason::InvalidRequest {
+        // The detail of this reason is the rule that was broken: one of the
+        // door's own constant texts, without anything the caller sent.
+        let broken = FieldViolation { description: failure.detail().to_owned(), ..FieldViolation::default() };
+        details.push(any("google.rpc.BadRequest", &BadRequest { field_violations: vec![broken] }));
+    }
+    Status::with_details(code, text, encoded(code, text, details).into())
 }
 
 fn details(
-    code: Code,
-    text: &str,
     reason: Reason,
     request_id: &str,
     retry: Option<Duration>,
     interaction: Option<&Interaction>,
-) -> Vec<u8> {
+) -> Vec<Any> {
     let metadata =
         [("request_id".to_owned(), request_id.to_owned())].into_iter().filter(|(_, v)| !v.is_empty());
     let info =
@@ -64,6 +63,10 @@ fn details(
         };
         details.push(any("obovault.v1.InteractionRequired", &required));
     }
+    details
+}
+
+fn encoded(code: Code, text: &str, details: Vec<Any>) -> Vec<u8> {
     tonic_types::Status { code: code.into(), message: text.to_owned(), details }.encode_to_vec()
 }
 
@@ -195,7 +198,8 @@ fn describe(headers: &mut tonic::codegen::http::HeaderMap) {
         _ => return,
     };
     let (code, text) = meaning(reason);
-    let status = Status::with_details(code, text, details(code, text, reason, "", None, None).into());
+    let status =
+        Status::with_details(code, text, encoded(code, text, details(reason, "", None, None)).into());
     // A constant text is always a valid header.
     let _ = status.add_header(headers);
 }

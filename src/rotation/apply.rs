@@ -99,7 +99,7 @@ async fn new_versions(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<()
             return save(parts, run).await;
         }
         for tenant in page {
-            new_version_where_due(parts, run, &tenant).await?;
+            without_keys(&tenant, new_version_where_due(parts, run, &tenant).await)?;
         }
     }
 }
@@ -209,7 +209,7 @@ async fn reseal(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Fail
             return Ok(());
         }
         for tenant in page {
-            reseal_tenant(parts, run, &tenant.id).await?;
+            without_keys(&tenant, reseal_tenant(parts, run, &tenant.id).await)?;
         }
     }
 }
@@ -286,7 +286,10 @@ async fn retire(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Fail
             break;
         }
         for tenant in page {
-            destroyed += retire_versions(parts, run, &tenant).await?;
+            match retire_versions(parts, run, &tenant).await {
+                Ok(versions) => destroyed += versions,
+                failed => without_keys(&tenant, failed.map(drop))?,
+            }
         }
     }
     if destroyed > 0 && !parts.keyring.erase().await.map_err(|e| key_failure(&e))? {
@@ -315,6 +318,18 @@ async fn retire_versions(
         destroyed += 1;
     }
     Ok(destroyed)
+}
+
+/// A tenant whose keys cannot be had is left to the next run; it does not hold
+/// up the others.
+fn without_keys(tenant: &Tenant, done: Result<(), Failure>) -> Result<(), Failure> {
+    match done {
+        Err(failure) if failure.reason() == Reason::KeyUnavailable => {
+            tracing::error!(tenant.id = %tenant.id, %failure, "rotation: leaving a tenant out");
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// The page of tenants after `after`, which moves on; empty at the end.

@@ -6,8 +6,8 @@
 //! that many callers share one flush of the disk; an operation is answered
 //! after that commit and never before (rule 2 and rule 6 of the protocol).
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -171,9 +171,16 @@ fn lock(path: &Path) -> Result<File, String> {
     Ok(file)
 }
 
-/// SQLite gives its log and index files the mode of the main file.
+/// SQLite gives its log and index files the mode of the main file. One that was
+/// put back from a backup with another mode is made private again.
 fn create_private(path: &Path) -> std::io::Result<()> {
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map(drop)
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    if mode != 0o600 {
+        tracing::warn!(file = %path.display(), mode = format!("{mode:o}"), "making a store's file private");
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(())
 }
 
 /// Opens a connection and reads back every setting it depends on: a build of
