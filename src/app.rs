@@ -161,6 +161,7 @@ impl App {
                 Arc::clone(&redeemer),
                 Arc::clone(&tokens),
                 Arc::clone(&keyring),
+                Arc::clone(&audit),
                 Arc::clone(&clock),
                 tenants.purge_protection,
             ),
@@ -286,7 +287,7 @@ impl App {
         // What it waited for has ended; it goes on at the next start.
         self.services.rotation.drain(Duration::from_secs(1)).await;
         // What they hold is closed before this returns.
-        let _ = tokio::join!(upkeep, schedule);
+        let _ = tokio::time::timeout(self.drain, async { tokio::join!(upkeep, schedule) }).await;
         tracing::info!(drained, "stopped");
         served.map_err(|e| failed("serving")(e.to_string()))
     }

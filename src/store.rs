@@ -257,8 +257,10 @@ pub trait Store: Send + Sync + 'static {
     async fn schedule_purge(&self, id: &TenantId, purge_at: Timestamp) -> Refusable<Tenant, TenantRefused>;
     /// Takes a scheduled purge back; the epoch grows.
     async fn restore_tenant(&self, id: &TenantId) -> Refusable<Tenant, TenantRefused>;
-    /// Sets the tombstone: PURGING, epoch + 1. Repeatable while PURGING.
-    async fn tombstone(&self, id: &TenantId) -> Refusable<Tenant, TenantRefused>;
+    /// Sets the tombstone: PURGING, epoch + 1. Repeatable while PURGING. With
+    /// `due_by`, only where a purge is scheduled for then or earlier: one that
+    /// was taken back or put off meanwhile is left alone.
+    async fn tombstone(&self, id: &TenantId, due_by: Option<Timestamp>) -> Refusable<Tenant, TenantRefused>;
     /// Deletes the grants, attempts and intakes of a tenant that is PURGING;
     /// returns how many grants there were.
     async fn delete_tenant_grants(&self, id: &TenantId) -> Result<u64, StoreError>;

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::AuditLog;
 use crate::authz::Permit;
 use crate::authz::permit::{
     CreateTenant, DescribeTenantKeys, ListTenants, PurgeTenantNow, RestoreTenant, RotateTenantKey,
@@ -45,8 +46,11 @@ pub struct TenantService {
     redeemer: Arc<Redeemer>,
     store: Arc<dyn Store>,
     keyring: Arc<Keyring>,
+    audit: Arc<AuditLog>,
     clock: SharedClock,
     purge_protection: bool,
+    /// One purge at a time: an operator's and the watch's must not meet.
+    purging: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl std::fmt::Debug for TenantService {
@@ -80,10 +84,11 @@ impl TenantService {
         redeemer: Arc<Redeemer>,
         store: Arc<dyn Store>,
         keyring: Arc<Keyring>,
+        audit: Arc<AuditLog>,
         clock: SharedClock,
         purge_protection: bool,
     ) -> Self {
-        Self { redeemer, store, keyring, clock, purge_protection }
+        Self { redeemer, store, keyring, audit, clock, purge_protection, purging: Arc::default() }
     }
 
     /// Makes the tenant of the permit and its first key version.
@@ -254,7 +259,7 @@ impl TenantService {
         {
             return Err(Failure::new(Reason::PurgeProtected, "the configuration forbids an immediate purge"));
         }
-        self.purge(id).await
+        self.purge(id, None).await
     }
 
     /// Finishes what a crash left between two stores: keys that were made for a

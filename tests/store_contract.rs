@@ -85,6 +85,7 @@ macro_rules! contract {
                 tenants: a_name_is_given_once, changes_lead_where_they_may_and_nowhere_else,
                     every_change_of_service_starts_an_epoch, a_version_advances_from_the_newest_alone,
                     only_a_tombstone_lets_grants_be_deleted, due_purges_are_those_at_their_time,
+                    a_due_purge_that_was_taken_back_or_put_off_is_refused,
                     tenants_come_in_the_order_of_their_names, the_census_counts_tokens_and_answers;
                 attempts: a_claim_is_for_the_grant_as_it_was_seen, a_claim_needs_a_tenant_in_service,
                     a_doubt_is_taken_over_by_who_names_it, a_commit_renews_once,

@@ -19,8 +19,8 @@ use crate::tenant::TenantService;
 
 /// How often doubts and health are looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many looks there are between two looks for due purges.
-const PURGE_EVERY: u32 = 5;
+/// How often due purges are looked for.
+const PURGE_EVERY: Duration = Duration::from_secs(5);
 
 /// What the upkeep works with.
 pub(super) struct Upkeep {
@@ -32,25 +32,28 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Goes round until the shutdown.
+    /// Goes round until the shutdown: three rounds that do not wait for each
+    /// other, so that a provider or a disk that hangs does not stop the others.
     pub(super) async fn run(self, health: HealthReporter, shutdown: Shutdown) {
-        let mut round = 0_u32;
-        loop {
-            if let Err(error) = self.redeemer.probe_due().await {
-                tracing::error!(%error, "cannot look for grants in doubt");
-            }
-            if round.is_multiple_of(PURGE_EVERY) {
-                // Each failure is in the log, with its tenant.
-                let _ = self.tenants.purge_due().await;
-            }
-            round = round.wrapping_add(1);
-            self.report(&health).await;
-            tokio::select! {
-                () = shutdown.triggered() => break,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-        }
+        tokio::join!(
+            rounds(&shutdown, LOOK, || self.probe()),
+            rounds(&shutdown, PURGE_EVERY, || self.purge()),
+            rounds(&shutdown, LOOK, || self.report(&health)),
+        );
         health.set_service_status("", ServingStatus::NotServing).await;
+    }
+
+    /// The probes are tasks of their own: leaving off waiting for them at a
+    /// shutdown ends none, the drain waits for them.
+    async fn probe(&self) {
+        if let Err(error) = self.redeemer.probe_due().await {
+            tracing::error!(%error, "cannot look for grants in doubt");
+        }
+    }
+
+    async fn purge(&self) {
+        // Each failure is in the log, with its tenant.
+        let _ = self.tenants.purge_due().await;
     }
 
     /// A vault that cannot write its store or its audit log hands out nothing,
@@ -67,6 +70,19 @@ impl Upkeep {
         }
         let status = if store.is_ok() && audit { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status("", status).await;
+    }
+}
+
+async fn rounds<F: Future<Output = ()>>(shutdown: &Shutdown, pause: Duration, work: impl Fn() -> F) {
+    let round = async {
+        loop {
+            work().await;
+            tokio::time::sleep(pause).await;
+        }
+    };
+    tokio::select! {
+        () = shutdown.triggered() => {}
+        () = round => {}
     }
 }
 

@@ -12,6 +12,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -23,6 +24,12 @@ use crate::shutdown::Shutdown;
 
 use super::pki::Pki;
 use super::provider::DevProvider;
+
+/// The files a running vault has locked.
+const LOCKS: [&str; 3] = ["audit.jsonl", "vault.db.lock", "keys.db.lock"];
+
+/// Longest time in which a vault that has stopped closes its files.
+const CLOSING: Duration = Duration::from_secs(10);
 
 /// The policy of stands: one caller per role, named
 /// `spiffe://stand/<role>`. Readers and intake may work in any tenant.
@@ -218,6 +225,7 @@ impl Files {
 #[derive(Debug)]
 pub struct RunningVault {
     address: SocketAddr,
+    directory: PathBuf,
     shutdown: Shutdown,
     task: JoinHandle<Result<(), StartError>>,
 }
@@ -234,7 +242,7 @@ impl RunningVault {
         let address = app.address().map_err(setup)?;
         let shutdown = Shutdown::new();
         let task = tokio::spawn(app.run(shutdown.clone()));
-        Ok(Self { address, shutdown, task })
+        Ok(Self { address, directory: files.directory().to_owned(), shutdown, task })
     }
 
     /// Where it is.
@@ -259,8 +267,20 @@ impl RunningVault {
     /// It did not stop cleanly.
     pub async fn stop(self) -> Result<(), SetupError> {
         self.shutdown.trigger();
-        self.task.await.map_err(setup)?.map_err(setup)
+        self.task.await.map_err(setup)?.map_err(setup)?;
+        // A connection's task may hold the files a moment longer than the server.
+        let closed = async {
+            while !LOCKS.iter().all(|lock| is_free(&self.directory.join(lock))) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(CLOSING, closed).await.map_err(|_| setup("the vault has left a file open"))
     }
+}
+
+/// Whether nobody holds the lock any more.
+fn is_free(lock: &Path) -> bool {
+    fs::File::open(lock).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 fn private(path: &Path, text: &str) -> std::io::Result<()> {

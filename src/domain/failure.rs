@@ -81,6 +81,13 @@ impl Failure {
         self
     }
 
+    /// Says that a retry may do harm.
+    #[must_use]
+    pub fn without_retry(mut self) -> Self {
+        self.retry_after = None;
+        self
+    }
+
     /// Says what the user has to do.
     #[must_use]
     pub fn interaction(mut self, interaction: Interaction) -> Self {

@@ -80,19 +80,19 @@ impl RawAnswer {
         })
     }
 
-    /// The answer as it may be kept on disk, sealed: byte for byte as it came,
-    /// but with "-" for the access token, which never goes there (invariant 1).
+    /// The answer as it may be kept on disk, sealed: its text as it came, but
+    /// with "-" for the access token, which never goes there (invariant 1).
     /// An answer that is no JSON object has no access token to find.
     #[must_use]
     pub fn without_access_token(&self) -> Self {
-        let mut body = self.body.clone();
-        if let Ok(text) = std::str::from_utf8(&self.body) {
-            for raw in Fields::read(text).all("access_token").map(RawValue::get) {
-                let start = raw.as_ptr().addr() - text.as_ptr().addr();
-                if let Some(place) = body.get_mut(start..start + raw.len()).filter(|p| p.len() >= 3) {
-                    place.fill(b' ');
-                    place[..3].copy_from_slice(br#""-""#);
-                }
+        // What is read of the answer is its text, also where bytes of it are none.
+        let text = self.text();
+        let mut body = Zeroizing::new(text.as_bytes().to_vec());
+        for raw in Fields::read(&text).all("access_token").map(RawValue::get) {
+            let start = raw.as_ptr().addr() - text.as_ptr().addr();
+            if let Some(place) = body.get_mut(start..start + raw.len()).filter(|p| p.len() >= 3) {
+                place.fill(b' ');
+                place[..3].copy_from_slice(br#""-""#);
             }
         }
         Self { status: self.status, retry_after: self.retry_after, body }
@@ -274,6 +274,8 @@ mod tests {
         assert_eq!(answer.refresh_token.unwrap().expose(), "rt");
         assert_eq!(answer.id_token.unwrap().expose(), "it");
         assert_eq!(answer.access_token.unwrap().expose(), "-");
+        let spoilt = RawAnswer::new(200, None, b"{\"x\":\"\xff\",\"access_token\":\"secret\"}".to_vec());
+        assert!(!spoilt.without_access_token().text().contains("secret"));
         for odd in ["", "{", "<html>", r#"{"access_token":1}"#, r#"{"access_token":"ab"#, "\u{feff}{}"] {
             let kept = RawAnswer::new(200, None, odd.as_bytes().to_vec()).without_access_token();
             assert_eq!(kept.body.len(), odd.len());

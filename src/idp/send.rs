@@ -26,7 +26,7 @@ use crate::clock::{Clock, Timestamp};
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Most bytes of an answer.
-const MOST_BYTES: usize = 1024 * 1024;
+const MOST_BYTES: usize = 512 * 1024;
 
 /// Longest wait a provider's Retry-After can impose.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);

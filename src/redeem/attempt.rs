@@ -344,12 +344,16 @@ fn claim(
     }
 }
 
-/// A token bound to its scopes is not sent for others: the provider's refusal
+/// A token bound to its scopes and resource is not sent for others: the provider's refusal
 /// might not prove it unused.
 fn check_scopes(client: &Client, grant: &Grant, target: &Target) -> Result<(), Failure> {
-    let granted = client.profile().multi_resource
-        || grant.scopes.contains_all(&target.scopes.without_protocol_scopes());
-    if granted { Ok(()) } else { Err(Failure::new(Reason::ScopeNotGranted, "a scope is outside the grant")) }
+    let resource = target.resource.is_none() || target.resource == grant.resource;
+    let within = resource && grant.scopes.contains_all(&target.scopes.without_protocol_scopes());
+    if client.profile().multi_resource || within {
+        Ok(())
+    } else {
+        Err(Failure::new(Reason::ScopeNotGranted, "a scope or the resource is outside the grant"))
+    }
 }
 
 pub(super) fn refresh_token(plain: &Plaintext) -> Result<RefreshToken, Failure> {
@@ -366,6 +370,10 @@ fn facts(refusal: &Refusal) -> Refused {
             Refused::Interaction(Interaction { claims: claims.clone(), error, suberror }.into())
         }
         RefusalKind::ClientRejected => Refused::Client { proves_unused },
+        // The fault is the request's, not the grant's: others need not wait.
+        RefusalKind::ScopeRejected if proves_unused => {
+            Refused::Other { proves_unused, retry_after: Some(Duration::ZERO) }
+        }
         RefusalKind::ScopeRejected
         | RefusalKind::Throttled
         | RefusalKind::Unavailable

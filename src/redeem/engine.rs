@@ -31,6 +31,9 @@ const WAIT: Duration = Duration::from_secs(30);
 /// How often a grant is refreshed whose provider names no idle lifetime.
 const UNNAMED_IDLE: Duration = Duration::from_secs(7 * 86_400);
 
+/// Most flights of one grant at once: they redeem one after the other.
+const FLIGHTS_PER_GRANT: usize = 32;
+
 /// What can be set.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -203,6 +206,10 @@ impl Redeemer {
         min_life: Duration,
         origin: &Origin,
     ) -> Result<Arc<IssuedToken>, Failure> {
+        if self.flights.count(|(grant, _)| grant == key) >= FLIGHTS_PER_GRANT {
+            let why = "too many requests for one grant are under way";
+            return Err(Failure::new(Reason::ProviderThrottled, why).retry_after(Duration::from_secs(1)));
+        }
         let mut answer = self.start_flight(key, target, min_life, origin);
         let landed = tokio::time::timeout(WAIT, answer.wait_for(Option::is_some)).await;
         match landed {
@@ -249,8 +256,9 @@ impl Redeemer {
         if let Err(failure) = &result
             && remembered(failure.reason())
         {
-            let holds_for = (failure.reason() == Reason::ScopeNotGranted).then(|| target.clone());
-            self.cache.remember_negative(key, holds_for, failure, now);
+            let holds_for = matches!(failure.reason(), Reason::ScopeNotGranted | Reason::ProviderRefused)
+                .then(|| target.clone());
+            self.cache.remember_negative(key, holds_for, failure, self.parts.clock.now());
         }
         result
     }

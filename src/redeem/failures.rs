@@ -74,7 +74,13 @@ pub(super) fn doubtful(state: &State, now: Timestamp, otherwise: Reason, detail:
         | GrantState::Sending(_)
         | GrantState::Revoked
         | GrantState::Lost { .. }
-        | GrantState::Reauth { .. } => Failure::new(otherwise, detail).retry_after(step::BACK_OFF),
+        | GrantState::Reauth { .. } => {
+            let failure = Failure::new(otherwise, detail);
+            match otherwise {
+                Reason::ProviderUnavailable => failure.retry_after(step::BACK_OFF),
+                _ => failure,
+            }
+        }
     }
 }
 

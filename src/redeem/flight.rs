@@ -89,6 +89,12 @@ where
         answer.clone().ok_or(FlightLost)
     }
 
+    /// How many flights are under way that `which` picks.
+    pub fn count(&self, which: impl Fn(&K) -> bool) -> usize {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.keys().filter(|key| which(key)).count()
+    }
+
     /// Starts the flight when there is none, without waiting.
     pub fn start<F>(
         &self,

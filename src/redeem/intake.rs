@@ -154,6 +154,11 @@ impl Redeemer {
     ) -> Result<(Grant, bool), Failure> {
         let raw = match sent {
             SendOutcome::Answered(raw) => raw,
+            SendOutcome::Interrupted { detail } if intake.prove_identity => {
+                self.abandon(intake).await;
+                // No delay: to try the same token again may cost the user's consent.
+                return Err(Failure::new(Reason::GrantInDoubt, detail));
+            }
             SendOutcome::NotSent { detail } | SendOutcome::Interrupted { detail } => {
                 self.abandon(intake).await;
                 return Err(Failure::new(Reason::ProviderUnavailable, detail).retry_after(step::BACK_OFF));
@@ -174,6 +179,7 @@ impl Redeemer {
                     Reason::GrantRevoked if !intake.prove_identity => {
                         Failure::new(Reason::AssertionRejected, failure.detail().to_owned())
                     }
+                    _ if intake.prove_identity && !refusal.proves_unused => failure.without_retry(),
                     _ => failure,
                 })
             }
@@ -239,7 +245,11 @@ impl Redeemer {
                     // An access token is welcome here, not needed.
                     let kept =
                         self.remember(&intake.key, target, answer, scopes, grant.generation, tenant_epoch);
-                    if let Ok(token) = kept {
+                    // For the scopes of the grant, unless more than those was asked.
+                    if let Ok(token) = kept
+                        && target.resource.is_none()
+                        && target.claims.is_none()
+                    {
                         self.cache.insert(&intake.key, Target::default(), token, now);
                     }
                     return Ok((grant, replaced));
@@ -279,9 +289,8 @@ impl Redeemer {
                 Err(IdentityError::KeysUnavailable(detail)) => {
                     tries += 1;
                     if tries >= IDENTITY_TRIES {
-                        return Err(
-                            Failure::new(Reason::ProviderUnavailable, detail).retry_after(step::BACK_OFF)
-                        );
+                        // Kept until the next start; to try the token again would spend it.
+                        return Err(Failure::new(Reason::ProviderUnavailable, detail));
                     }
                     // Longer than the provider's keys are remembered as missing.
                     tokio::time::sleep(Duration::from_millis(1200)).await;

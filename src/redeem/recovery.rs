@@ -18,6 +18,7 @@ use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
 use crate::entropy;
 use crate::idp::{RawAnswer, Verdict};
+use crate::keyring::KeyringError;
 use crate::seal::{Label, Place, Sealed};
 use crate::store::{OpenAttempt, OpenIntake, SealedGrant, StoreError};
 
@@ -28,8 +29,9 @@ use super::intake::intake_place;
 use super::record::{AttemptRecord, Origin};
 use super::step::{Event, HARD_LIMIT};
 
-/// Most doubts looked into at once.
-const PROBES: u32 = 64;
+/// Most doubts looked into at once, of those looked at.
+const PROBES: usize = 64;
+const LOOKED_AT: u32 = 4096;
 /// A doubt at a strict provider is left alone while an access token in memory
 /// lives at least this much longer.
 const NEARLY_OVER: Duration = Duration::from_secs(300);
@@ -111,12 +113,18 @@ impl Redeemer {
         };
         let place = Place::of_answer(&flying.grant, flying.grant.generation);
         let raw = match answer {
-            Some(sealed) => self.open_answer(&place, &sealed).await,
+            Some(sealed) => match self.open_answer(&place, &sealed).await {
+                Ok(raw) => raw,
+                // The answer is on disk and stays there until it can be opened.
+                Err(_) => return false,
+            },
             None => None,
         };
         match raw.map(|raw| flying.client.classify(&raw)) {
             Some(Verdict::Tokens(answer)) => {
                 let committed = self.commit_2(&flying, answer).await;
+                let reason = committed.as_ref().err().map(Failure::reason);
+                self.recovered(&flying.record, reason).await;
                 // The memory of this process starts empty: epoch 0 is never served.
                 self.cache.forget(&flying.grant.key);
                 committed.is_ok() || matches!(committed, Err(f) if f.reason() == Reason::NoAccessToken)
@@ -139,11 +147,19 @@ impl Redeemer {
         let client = self.parts.idp.client(&intake.key.client).cloned();
         let place = intake_place(Label::ProviderAnswer, &intake);
         let raw = match answer {
-            Some(sealed) => self.open_answer(&place, &sealed).await,
+            Some(sealed) => match self.open_answer(&place, &sealed).await {
+                Ok(raw) => raw,
+                Err(_) => return false,
+            },
             None => None,
         };
-        let (Some(client), Some(raw)) = (client, raw) else {
+        let Some(raw) = raw else {
             self.abandon(&intake).await;
+            return false;
+        };
+        let Some(client) = client else {
+            tracing::error!(client.id = %intake.key.client, grant.id = %intake.grant,
+                "an intake is open for a client that is not configured; put the client back");
             return false;
         };
         let Verdict::Tokens(answer) = client.classify(&raw) else {
@@ -151,16 +167,38 @@ impl Redeemer {
             return false;
         };
         let kept = self.keep(&client, &intake, answer, &Target::default(), 0).await;
+        let record = AttemptRecord {
+            action: "recover",
+            origin: system_origin(),
+            key: intake.key.clone(),
+            grant: intake.grant,
+            attempt: intake.attempt,
+        };
+        self.recovered(&record, kept.as_ref().err().map(Failure::reason)).await;
         self.cache.forget(&intake.key);
         kept.is_ok()
     }
 
-    async fn open_answer(&self, place: &Place, sealed: &Sealed) -> Option<RawAnswer> {
+    /// The intent was recorded by the process that died; here is the outcome.
+    async fn recovered(&self, record: &AttemptRecord, reason: Option<Reason>) {
+        if let Err(failure) = record.outcome(&self.parts.audit, reason, None, "recovered").await {
+            tracing::error!(grant.id = %record.grant, %failure, "a recovery could not be recorded");
+        }
+    }
+
+    /// A recorded answer; `None` when it can never be opened. Any other fault
+    /// may be mended, and must not cost the token in it.
+    async fn open_answer(&self, place: &Place, sealed: &Sealed) -> Result<Option<RawAnswer>, KeyringError> {
         match self.parts.keyring.open(place, sealed).await {
-            Ok(plain) => RawAnswer::from_bytes(&plain),
+            Ok(plain) => Ok(RawAnswer::from_bytes(&plain)),
             Err(error) => {
                 tracing::error!(tenant.id = %place.tenant, grant.id = %place.grant, %error, "cannot open a recorded answer");
-                None
+                match error {
+                    KeyringError::Unreadable(_) | KeyringError::Destroyed(_) | KeyringError::TenantGone => {
+                        Ok(None)
+                    }
+                    error => Err(error),
+                }
             }
         }
     }
@@ -172,8 +210,8 @@ impl Redeemer {
     /// When the store cannot be read.
     pub async fn probe_due(&self) -> Result<usize, StoreError> {
         let now = self.parts.clock.now();
-        let due = self.parts.store.due_probes(now, now.minus(ORPHANED), PROBES).await?;
-        let due: Vec<Grant> = due.into_iter().filter(|grant| self.may_probe(grant)).collect();
+        let due = self.parts.store.due_probes(now, now.minus(ORPHANED), LOOKED_AT).await?;
+        let due: Vec<Grant> = due.into_iter().filter(|grant| self.may_probe(grant)).take(PROBES).collect();
         let origin = system_origin();
         let probes = due.iter().map(|grant| self.refresh(&grant.key, &origin));
         // Each outcome is in the store, the audit and the log.

@@ -105,9 +105,9 @@ impl Store for SqliteStore {
         self.db.write("restore tenant", move |c| tenants::restore(c, &id)).await
     }
 
-    async fn tombstone(&self, id: &TenantId) -> Refusable<Tenant, TenantRefused> {
+    async fn tombstone(&self, id: &TenantId, due_by: Option<Timestamp>) -> Refusable<Tenant, TenantRefused> {
         let id = id.clone();
-        self.db.write("set tombstone", move |c| tenants::tombstone(c, &id)).await
+        self.db.write("set tombstone", move |c| tenants::tombstone(c, &id, due_by)).await
     }
 
     async fn delete_tenant_grants(&self, id: &TenantId) -> Result<u64, StoreError> {

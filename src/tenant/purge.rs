@@ -2,6 +2,8 @@
 //! one that a crash or a busy file interrupted is finished by the next call, by
 //! the watch, or at the next start.
 
+use crate::audit::Entry;
+use crate::authn::Caller;
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
 use crate::domain::id::TenantId;
@@ -9,6 +11,7 @@ use crate::domain::reason::Reason;
 use crate::domain::tenant::TenantState;
 use crate::redeem::failures::key_failure;
 use crate::redeem::gate::store_failure;
+use crate::redeem::record::unavailable;
 use crate::seal::Place;
 use crate::store::{SealedGrant, TenantRefused};
 
@@ -39,11 +42,15 @@ impl TenantService {
     ///
     /// The first that could not be finished; the others are tried all the same.
     pub async fn purge_due(&self) -> Result<u32, Failure> {
-        let due = self.store.purges_due(self.clock.now()).await.map_err(|e| store_failure(&e))?;
+        let now = self.clock.now();
+        let due = self.store.purges_due(now).await.map_err(|e| store_failure(&e))?;
         let mut finished = 0;
         let mut first_failure = None;
         for tenant in due {
-            match self.purge(&tenant.id).await {
+            match self.purge(&tenant.id, Some(now)).await {
+                Err(failure) if failure.reason() == Reason::PurgeNotScheduled => {
+                    tracing::info!(tenant.id = %tenant.id, "a purge was taken back or put off just in time");
+                }
                 Ok(purged) => {
                     finished += 1;
                     tracing::info!(tenant.id = %tenant.id, grants = purged.grants, "tenant purged");
@@ -57,16 +64,24 @@ impl TenantService {
         first_failure.map_or(Ok(finished), Err)
     }
 
-    pub(super) async fn purge(&self, id: &TenantId) -> Result<Purged, Failure> {
+    /// `due_by` is set where nobody asked for this purge just now: it happens only
+    /// if it is still scheduled for then.
+    pub(super) async fn purge(&self, id: &TenantId, due_by: Option<Timestamp>) -> Result<Purged, Failure> {
+        let _one_at_a_time = self.purging.lock().await;
         let known = self.known(id).await?;
         if let TenantState::Purged { erased_at } = known.state {
             let versions = self.keyring.versions(id).await.map_err(|e| key_failure(&e))?;
             let key_versions = u32::try_from(versions.len()).unwrap_or(u32::MAX);
             return Ok(Purged { key_versions, grants: 0, erased_at, trial_open_failed: false });
         }
+        self.recorded(id, "intent", None).await?;
         // From here on no commit makes an openable row (invariant I9) …
-        match self.store.tombstone(id).await.map_err(|e| store_failure(&e))? {
+        match self.store.tombstone(id, due_by).await.map_err(|e| store_failure(&e))? {
             Ok(_) => {}
+            Err(TenantRefused::WrongState) if due_by.is_some() => {
+                self.recorded(id, "taken back", None).await?;
+                return Err(Failure::new(Reason::PurgeNotScheduled, "the purge was taken back or put off"));
+            }
             Err(TenantRefused::NotFound | TenantRefused::Exists | TenantRefused::WrongState) => {
                 return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
             }
@@ -98,7 +113,16 @@ impl TenantService {
         let erased_at = self.clock.now();
         let finished = self.store.finish_purge(id, erased_at).await.map_err(|e| store_failure(&e))?;
         finished.map_err(|_| Failure::new(Reason::Internal, "the tenant left PURGING during its purge"))?;
+        self.recorded(id, "purged", Some(grants)).await?;
         Ok(Purged { key_versions, grants, erased_at, trial_open_failed })
+    }
+
+    /// A purge is on record before it begins and when it has ended, whoever or
+    /// whatever began it (invariant I11).
+    async fn recorded(&self, id: &TenantId, note: &'static str, grants: Option<u64>) -> Result<(), Failure> {
+        let caller = Caller::system("system:purge");
+        let entry = Entry::event("purge").caller(caller.id()).tenant(id).count(grants).note(note);
+        self.audit.record(entry).await.map_err(|e| unavailable(&e))
     }
 
     async fn any_sealed(&self, id: &TenantId) -> Result<Option<SealedGrant>, Failure> {

@@ -282,7 +282,7 @@ async fn a_purge_that_a_crash_interrupted_is_finished_at_the_start() {
     stand.stop().await;
     let (keys, tokens) = (stand.wrapped_keys().await, stand.sealed_tokens());
     let store = stand.token_store().await;
-    store.tombstone(&TenantId::new(TENANT).unwrap()).await.unwrap().unwrap();
+    store.tombstone(&TenantId::new(TENANT).unwrap(), None).await.unwrap().unwrap();
     drop(store);
     assert!(!stand.files_with(&keys[0]).is_empty());
     stand.start().await;

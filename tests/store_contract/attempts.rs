@@ -54,7 +54,7 @@ pub(crate) async fn a_claim_needs_a_tenant_in_service(make: Make) {
     store.restore_tenant(&acme()).await.unwrap().unwrap();
     assert!(store.claim(claim(&ada, 11)).await.unwrap().is_ok());
     let bob = taken_in(store, 2, key("bob")).await;
-    store.tombstone(&acme()).await.unwrap().unwrap();
+    store.tombstone(&acme(), None).await.unwrap().unwrap();
     assert!(store.claim(claim(&bob, 12)).await.unwrap().is_err());
 }
 
@@ -161,7 +161,7 @@ pub(crate) async fn a_commit_of_a_purged_tenant_is_refused_and_of_a_scheduled_on
     store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();
     let renewed = store.commit(renewal(&ada, 11, V1)).await.unwrap().unwrap();
     assert_eq!(renewed.generation, Generation(2), "a restore would find a used token");
-    store.tombstone(&acme()).await.unwrap().unwrap();
+    store.tombstone(&acme(), None).await.unwrap().unwrap();
     for renewed in [renewal(&bob, 12, V1).renewed, None] {
         let commit = Commit { renewed, ..renewal(&bob, 12, V1) };
         assert_eq!(store.commit(commit).await.unwrap(), Err(CommitRefused::TenantGone));
@@ -234,7 +234,7 @@ pub(crate) async fn an_answer_is_recorded_under_the_newest_version_alone(make: M
     backend.reopen();
     let open = backend.store().open_attempts().await.unwrap();
     assert_eq!(open[0].answer.as_ref().unwrap().as_bytes(), b"new");
-    backend.store().tombstone(&acme()).await.unwrap().unwrap();
+    backend.store().tombstone(&acme(), None).await.unwrap().unwrap();
     backend.store().delete_tenant_grants(&acme()).await.unwrap();
     assert!(!backend.store().record_answer(attempt_id(11), V2, &sealed("late")).await.unwrap());
 }

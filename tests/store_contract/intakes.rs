@@ -125,7 +125,7 @@ pub(crate) async fn an_intake_needs_a_tenant_in_service(make: Make) {
     let begun = store.begin_intake(&intake(4, key("eve"))).await.unwrap();
     assert_eq!(begun, Err(CommitRefused::TenantGone));
     store.commit_intake(kept(&ada, V1)).await.unwrap().unwrap();
-    store.tombstone(&acme()).await.unwrap().unwrap();
+    store.tombstone(&acme(), None).await.unwrap().unwrap();
     assert_eq!(store.commit_intake(kept(&bob, V1)).await.unwrap(), Err(CommitRefused::TenantGone));
     assert_eq!(store.grant(&bob.key).await.unwrap(), None);
 }

@@ -182,7 +182,7 @@ pub(crate) async fn a_reseal_moves_what_did_not_move_itself(make: Make) {
     let next = Reseal { from: V2, to: KeyVersion(3), ..reseal(&stays) };
     assert_eq!(store.reseal(&acme(), vec![next]).await.unwrap(), 1);
     store.commit(renewal(&sending, 11, KeyVersion(3))).await.unwrap().unwrap();
-    store.tombstone(&acme()).await.unwrap().unwrap();
+    store.tombstone(&acme(), None).await.unwrap().unwrap();
     let late = Reseal { generation: Generation(2), from: KeyVersion(3), to: KeyVersion(3), ..reseal(&stays) };
     assert_eq!(store.reseal(&acme(), vec![late]).await.unwrap(), 0, "sealed anew after the tombstone");
 }

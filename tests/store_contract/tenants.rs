@@ -41,7 +41,7 @@ async fn apply(store: &dyn Store, change: Change) -> Result<Tenant, TenantRefuse
     match change {
         Change::Schedule => store.schedule_purge(&id, at(100)).await,
         Change::Restore => store.restore_tenant(&id).await,
-        Change::Tombstone => store.tombstone(&id).await,
+        Change::Tombstone => store.tombstone(&id, None).await,
         Change::Finish => store.finish_purge(&id, at(200)).await,
         Change::Advance => store.advance_version(&id, V1, V2, at(5)).await,
     }
@@ -49,7 +49,7 @@ async fn apply(store: &dyn Store, change: Change) -> Result<Tenant, TenantRefuse
 }
 
 async fn purge(store: &dyn Store) {
-    store.tombstone(&acme()).await.unwrap().unwrap();
+    store.tombstone(&acme(), None).await.unwrap().unwrap();
     store.finish_purge(&acme(), at(200)).await.unwrap().unwrap();
 }
 
@@ -144,7 +144,7 @@ pub(crate) async fn only_a_tombstone_lets_grants_be_deleted(make: Make) {
     store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();
     assert_eq!(store.delete_tenant_grants(&acme()).await.unwrap(), 0, "a restore would find nothing");
     assert_eq!(store.grant_count(&acme()).await.unwrap(), 2);
-    store.tombstone(&acme()).await.unwrap().unwrap();
+    store.tombstone(&acme(), None).await.unwrap().unwrap();
     assert_eq!(store.delete_tenant_grants(&acme()).await.unwrap(), 2);
     assert_eq!(store.delete_tenant_grants(&acme()).await.unwrap(), 0);
     assert_eq!(store.grant_count(&acme()).await.unwrap(), 0);
@@ -165,13 +165,29 @@ pub(crate) async fn due_purges_are_those_at_their_time(make: Make) {
     store.schedule_purge(&tenant("later"), at(101)).await.unwrap().unwrap();
     store.schedule_purge(&tenant("now"), at(100)).await.unwrap().unwrap();
     for name in ["purged", "purging"] {
-        store.tombstone(&tenant(name)).await.unwrap().unwrap();
+        store.tombstone(&tenant(name), None).await.unwrap().unwrap();
     }
     store.finish_purge(&tenant("purged"), at(50)).await.unwrap().unwrap();
     let due = store.purges_due(at(100)).await.unwrap();
     let mut names: Vec<_> = due.iter().map(|t| t.id.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["now", "purging"]);
+}
+
+/// The list of due purges is older than the purges: an operator may have
+/// restored the tenant, or put its purge off, in between.
+pub(crate) async fn a_due_purge_that_was_taken_back_or_put_off_is_refused(make: Make) {
+    let backend = make();
+    let store = backend.store();
+    with_acme(store).await;
+    store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();
+    assert_eq!(store.tombstone(&acme(), Some(at(99))).await.unwrap(), Err(TenantRefused::WrongState));
+    store.restore_tenant(&acme()).await.unwrap().unwrap();
+    assert_eq!(store.tombstone(&acme(), Some(at(100))).await.unwrap(), Err(TenantRefused::WrongState));
+    assert!(store.tenant(&acme()).await.unwrap().unwrap().sealing_version().is_some());
+    store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();
+    store.tombstone(&acme(), Some(at(100))).await.unwrap().unwrap();
+    store.tombstone(&acme(), Some(at(100))).await.unwrap().unwrap();
 }
 
 pub(crate) async fn tenants_come_in_the_order_of_their_names(make: Make) {

@@ -86,18 +86,18 @@ pub(super) fn restore(c: &Connection, id: &TenantId) -> Change {
     )
 }
 
-pub(super) fn tombstone(c: &Connection, id: &TenantId) -> Change {
-    change(
-        c,
-        id,
-        |tenant| !matches!(tenant.state, TenantState::Purged { .. }),
-        || {
-            c.prepare_cached(
-                "UPDATE tenant SET state = 'PURGING', purge_at = NULL, epoch = epoch + 1 WHERE id = ?1",
-            )?
-            .execute([id.as_str()])
-        },
-    )
+pub(super) fn tombstone(c: &Connection, id: &TenantId, due_by: Option<Timestamp>) -> Change {
+    let allowed = |tenant: &Tenant| match (&tenant.state, due_by) {
+        (TenantState::Purged { .. }, _) | (TenantState::Active { .. }, Some(_)) => false,
+        (TenantState::Purging, _) | (_, None) => true,
+        (TenantState::PurgeScheduled { purge_at, .. }, Some(now)) => *purge_at <= now,
+    };
+    change(c, id, allowed, || {
+        c.prepare_cached(
+            "UPDATE tenant SET state = 'PURGING', purge_at = NULL, epoch = epoch + 1 WHERE id = ?1",
+        )?
+        .execute([id.as_str()])
+    })
 }
 
 pub(super) fn delete_grants(c: &Connection, id: &TenantId) -> Result<u64> {
