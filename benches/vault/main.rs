@@ -23,6 +23,9 @@ mod memory;
 mod redemptions;
 mod reseals;
 
+use obo_vault::config::{Log, LogFormat};
+use obo_vault::telemetry;
+
 /// How much is measured.
 #[derive(Clone, Copy)]
 pub(crate) struct Scale {
@@ -47,6 +50,8 @@ fn main() {
     // Cargo adds `--bench`.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let has = |word: &str| words.iter().any(|w| w == word);
+    // As a vault in service has it: that libraries are asked nothing costs too.
+    telemetry::init(&Log { format: LogFormat::Json, level: "warn".to_owned() });
     let scale = if has("quick") { QUICK } else { FULL };
     let sections: [(&str, fn(Scale)); 4] = [
         ("hits", hits::run),
