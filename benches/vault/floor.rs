@@ -35,8 +35,9 @@ pub(crate) fn commits_per_second(directory: &Path, commits: u32, bytes: usize) -
 
 /// Rows per second of updating every sealed token of a copy of the store, in
 /// transactions of `batch`.
-pub(crate) fn updates_per_second(store: &Path, batch: usize) -> f64 {
-    let connection = open(store);
+pub(crate) fn updates_per_second(store: &Path, copy: &Path, batch: usize) -> f64 {
+    open(store).execute("VACUUM INTO ?1", [copy.to_str()]).unwrap();
+    let connection = open(copy);
     let mut select = connection.prepare("SELECT id, length(sealed) FROM grants ORDER BY id").unwrap();
     let rows: Vec<(Vec<u8>, usize)> =
         select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();

@@ -15,7 +15,6 @@ const BATCH: usize = 500;
 
 pub(crate) fn run(scale: Scale) {
     let bed = Bed::new(scale.resealed, "fsync", 10);
-    let copy = bed.directory.path().join("copy.db");
     let clock = SystemClock::new();
     let (mut rounds, mut floors, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..scale.rounds.div_ceil(2) {
@@ -44,8 +43,9 @@ pub(crate) fn run(scale: Scale) {
         rounds.push(rows / clock.instant().since(begun).as_secs_f64());
         bed.stop(vault);
 
-        fs::copy(bed.directory.path().join("vault.db"), &copy).unwrap();
-        floors.push(floor::updates_per_second(&copy, BATCH));
+        let (store, copy) = (bed.directory.path().join("vault.db"), bed.directory.path().join("copy.db"));
+        floors.push(floor::updates_per_second(&store, &copy, BATCH));
+        fs::remove_file(copy).unwrap();
     }
     let ratio = median(rounds.iter().zip(&floors).map(|(round, floor)| round / floor));
     print_table(
