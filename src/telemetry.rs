@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use tracing::{Level, Metadata};
+use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -39,8 +40,11 @@ where
         LogFormat::Text => lines.boxed(),
     };
     // The configuration has checked the directives; `new` drops what is wrong.
-    Registry::default()
-        .with(lines.with_filter(EnvFilter::new(&log.level)).with_filter(filter::filter_fn(held)))
+    let asked = EnvFilter::new(&log.level);
+    // A filter without a hint would be asked about every event of every library,
+    // at whatever level; the two together then know no highest level.
+    let held = filter::filter_fn(held).with_max_level_hint(Level::TRACE);
+    Registry::default().with(lines.with_filter(asked.and(held)))
 }
 
 /// Whether an event may be logged if the configuration asks for it.
@@ -87,6 +91,13 @@ mod tests {
         });
         assert!(!text.contains("hunter2"), "{text}");
         assert!(text.contains("own") && text.contains("loud"), "{text}");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_costs_nothing() {
+        let log = Log { format: LogFormat::Text, level: "info".into() };
+        let subscriber = subscriber(&log, io::sink);
+        assert_eq!(tracing::Subscriber::max_level_hint(&subscriber), Some(filter::LevelFilter::INFO));
     }
 
     #[test]

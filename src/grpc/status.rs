@@ -8,6 +8,8 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::TryFutureExt as _;
+use futures_util::future::MapOk;
 use prost::Message as _;
 use prost_types::Any;
 use tonic::Code;
@@ -163,22 +165,19 @@ pub struct Describe<S> {
 impl<S, B, R> Service<tonic::codegen::http::Request<R>> for Describe<S>
 where
     S: Service<tonic::codegen::http::Request<R>, Response = tonic::codegen::http::Response<B>>,
-    S::Future: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Future = MapOk<S::Future, fn(S::Response) -> S::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: tonic::codegen::http::Request<R>) -> Self::Future {
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let mut answer = answer.await?;
+        self.inner.call(request).map_ok(|mut answer| {
             describe(answer.headers_mut());
-            Ok(answer)
+            answer
         })
     }
 }
