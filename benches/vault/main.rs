@@ -46,6 +46,9 @@ const FULL: Scale =
 const QUICK: Scale =
     Scale { rounds: 3, round_millis: 700, redeemed: 600, resealed: 2000, remembered: 100_000 };
 
+/// One part of the report.
+type Section = fn(Scale);
+
 fn main() {
     // Cargo adds `--bench`.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -53,7 +56,7 @@ fn main() {
     // As a vault in service has it: that libraries are asked nothing costs too.
     telemetry::init(&Log { format: LogFormat::Json, level: "warn".to_owned() });
     let scale = if has("quick") { QUICK } else { FULL };
-    let sections: [(&str, fn(Scale)); 4] = [
+    let sections: [(&str, Section); 4] = [
         ("hits", hits::run),
         ("redemptions", redemptions::run),
         ("reseals", reseals::run),
