@@ -68,6 +68,9 @@ async fn a_scope_outside_the_grant_is_refused_before_the_provider_is_asked() {
     let before = stand.provider.stats();
     let refusal = stand.token_with("ada", |r| r.scopes = vec!["files.read".into()]).await.refused();
     assert_eq!((refusal.code, refusal.reason.as_str()), (Code::FailedPrecondition, "SCOPE_NOT_GRANTED"));
+    // Such a provider spends the token before it refuses the resource.
+    let resource = stand.token_with("ada", |r| r.resource = "https://typo.example".into()).await.refused();
+    assert_eq!(resource.reason, "SCOPE_NOT_GRANTED");
     assert_eq!(stand.provider.stats(), before);
     // The refusal is remembered for those scopes alone.
     stand.advance(TOKENS_EXPIRED);

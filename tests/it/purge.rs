@@ -87,6 +87,11 @@ async fn a_window_that_ends_purges_by_itself() {
     let late = stand.restore().await.unwrap_err();
     assert_eq!(reason(&late), "TENANT_PURGED");
     assert_eq!(stand.census().await, [(1, KeyState::Destroyed, 0)]);
+    // Nobody called for it just now, and it is on record all the same.
+    let audit = std::fs::read_to_string(stand.files.directory().join("audit.jsonl")).unwrap();
+    let own: Vec<_> = audit.lines().filter(|line| line.contains("system:purge")).collect();
+    assert!(own.first().is_some_and(|line| line.contains("intent")), "{own:?}");
+    assert!(own.last().is_some_and(|line| line.contains("\"note\":\"purged\"")), "{own:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
