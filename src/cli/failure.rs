@@ -152,6 +152,15 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::AssertionRejected => {
             "hand in an access token that the provider made out to this vault (issuer and audience as configured)"
         }
+        Reason::AssertionAlgorithmRefused => {
+            "hand in a token signed with RS256, PS256, ES256 or another public-key algorithm"
+        }
+        Reason::AssertionKeyUnknown => {
+            "hand in a token of the configured provider, or have its jwks_uri checked"
+        }
+        Reason::AssertionRefusedByProvider => {
+            "get a fresh access token of the user; the vault's log has the provider's words"
+        }
         Reason::AssertionExpired => "get a fresh access token of the user and try again",
         Reason::ScopeNotGranted => {
             "ask for scopes within the grant, or exchange again with the scopes needed"
@@ -163,10 +172,15 @@ fn what_to_do(reason: Reason) -> &'static str {
             "use a certificate with exactly one URI name, or one DNS name, from the CA the vault trusts"
         }
         Reason::NotPermitted => "have an operator permit it in the vault's policy",
+        Reason::GrantedScopesNotPermitted => {
+            "have an operator compare the token's scopes in the audit log with the policy"
+        }
+        Reason::TooManyInFlight => "wait, and ask for fewer things of one grant at once",
         Reason::TenantNotFound => "check the tenant's name, or create it with `obo-vault tenant create`",
         Reason::ClientNotFound => "check the client's name against the vault's configuration",
         Reason::GrantNotFound => "check tenant, subject and client, or take the grant in first",
         Reason::TenantExists => "nothing needs to be done if it is the tenant you mean",
+        Reason::TenantNameTaken => "use the tenant's name as it is written in `obo-vault tenant list`",
         Reason::TenantPurged => "choose another name: a purged tenant's is not given out again",
         Reason::TenantPurgeScheduled => "take the purge back first with `obo-vault tenant restore`",
         Reason::PurgeNotScheduled => "nothing needs to be done: no purge is scheduled",
@@ -178,6 +192,7 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::GrantRevoked => "have the user sign in again, then exchange the new access token",
         Reason::GrantLost => "have the user sign in again, then exchange the new access token",
         Reason::GrantInDoubt => "wait: the vault finds out by itself",
+        Reason::IssuerChanged => "have the provider's settings put back, or have the user sign in again",
         Reason::IdentityUnproven => "exchange an access token of the user instead of importing",
         Reason::IdentityMismatch => "check the subject: the token belongs to another user",
         Reason::NoRefreshToken => "have the client registered at the provider for offline access",
@@ -185,6 +200,8 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::ProviderRefused => "look into the vault's log for the provider's reason",
         Reason::ProviderThrottled => "wait: the provider asked for a pause",
         Reason::ProviderUnavailable => "wait, and look at the provider's state",
+        Reason::ProviderBackOff => "wait: the vault asks the provider again after the pause",
+        Reason::ProviderKeysUnusable => "have an operator check what the provider's jwks_uri answers",
         Reason::ProviderRejectedClient => {
             "have an operator renew the client's secret or key in the vault's configuration"
         }
@@ -194,7 +211,7 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::StoreUnavailable => "have an operator check the database and the disk",
         Reason::MessageTooLarge => "send less, or have server.max_message_bytes raised",
         Reason::MethodUnknown => "use a client of the vault's own version",
-        Reason::ShuttingDown => "try again when the vault is back",
+        Reason::VaultOverloaded => "wait, or have an operator raise the limit named in the vault's log",
         Reason::Internal => "report it with the vault's log lines of this moment",
     }
 }

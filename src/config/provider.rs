@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::id::TenantId;
-use crate::domain::profile::Profile;
+use crate::domain::profile::{IdleClock, Profile};
 
 use super::parse;
 use super::table::Table;
@@ -136,6 +136,22 @@ fn read_profile(table: &mut Table<'_>) -> Option<Profile> {
         absolute_lifetime: lifetime(table, "absolute_lifetime_seconds", &ten_years)
             .or(usual.absolute_lifetime),
         multi_resource: table.or("multi_resource", usual.multi_resource, parse::flag),
+        protocol_scopes_in_refresh: table.or(
+            "protocol_scopes_in_refresh",
+            usual.protocol_scopes_in_refresh,
+            parse::flag,
+        ),
+        idle_clock: table.or(
+            "idle_clock",
+            usual.idle_clock,
+            parse::word(&[("issue", IdleClock::Issue), ("use", IdleClock::Use)]),
+        ),
+        grants_all_consented: table.or("grants_all_consented", usual.grants_all_consented, parse::flag),
+        revocation_ends_consent: table.or(
+            "revocation_ends_consent",
+            usual.revocation_ends_consent,
+            parse::flag,
+        ),
     })
 }
 

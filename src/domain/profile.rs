@@ -17,6 +17,15 @@ pub enum Reuse {
     Tolerated,
 }
 
+/// What starts a refresh token's idle time anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IdleClock {
+    /// Its issue: a refresh that brings no new token moves nothing.
+    Issue,
+    /// Every use of it (Google).
+    Use,
+}
+
 /// The behaviour of one provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
@@ -36,6 +45,18 @@ pub struct Profile {
     /// Whether one refresh token gives access tokens for any resource (Entra),
     /// or only within the scopes it was granted.
     pub multi_resource: bool,
+    /// Whether a refresh must ask for `openid`, `profile` and `offline_access`
+    /// again, or may bring no new refresh token (Entra).
+    pub protocol_scopes_in_refresh: bool,
+    /// What starts the idle time anew.
+    pub idle_clock: IdleClock,
+    /// Whether every access token carries all scopes that were ever consented
+    /// to for its resource, whatever was asked (Entra). There the resource is
+    /// the border between callers, not the scope.
+    pub grants_all_consented: bool,
+    /// Whether revoking one refresh token ends the user's whole consent
+    /// (Google). Then a token that belongs to no grant is dropped, not revoked.
+    pub revocation_ends_consent: bool,
 }
 
 impl Profile {
@@ -51,6 +72,10 @@ impl Profile {
             idle_lifetime: None,
             absolute_lifetime: None,
             multi_resource: false,
+            protocol_scopes_in_refresh: false,
+            idle_clock: IdleClock::Issue,
+            grants_all_consented: false,
+            revocation_ends_consent: false,
         }
     }
 
@@ -72,6 +97,10 @@ impl Profile {
             idle_lifetime: Some(Duration::from_secs(90 * 86_400)),
             absolute_lifetime: None,
             multi_resource: true,
+            protocol_scopes_in_refresh: true,
+            idle_clock: IdleClock::Issue,
+            grants_all_consented: true,
+            revocation_ends_consent: false,
         }
     }
 }

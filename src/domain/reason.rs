@@ -11,6 +11,12 @@ pub enum Reason {
     /// Its signature, issuer or audience is not the configured one, or it has
     /// no usable tenant or subject.
     AssertionRejected,
+    /// It is signed with an algorithm the vault does not accept.
+    AssertionAlgorithmRefused,
+    /// It is signed with a key that the provider does not publish.
+    AssertionKeyUnknown,
+    /// The provider itself refused to exchange it.
+    AssertionRefusedByProvider,
     /// It has expired.
     AssertionExpired,
     /// A scope is outside what was granted.
@@ -25,6 +31,10 @@ pub enum Reason {
     CallerUnidentified,
     /// The policy does not permit it.
     NotPermitted,
+    /// The token would carry scopes that the policy does not permit this caller.
+    GrantedScopesNotPermitted,
+    /// This caller has too many requests for one grant under way.
+    TooManyInFlight,
     /// No such tenant.
     TenantNotFound,
     /// No such client in the configuration.
@@ -33,6 +43,8 @@ pub enum Reason {
     GrantNotFound,
     /// The tenant exists.
     TenantExists,
+    /// Another tenant's name differs from this one in case only.
+    TenantNameTaken,
     /// The tenant is gone for good.
     TenantPurged,
     /// The tenant is out of service until restored.
@@ -51,6 +63,8 @@ pub enum Reason {
     GrantLost,
     /// Whether the refresh token was used is not known yet.
     GrantInDoubt,
+    /// The grant came from another issuer than its client is configured for now.
+    IssuerChanged,
     /// The provider's answer to an import does not say who the user is.
     IdentityUnproven,
     /// The provider's answer to an import names another user.
@@ -65,6 +79,10 @@ pub enum Reason {
     ProviderThrottled,
     /// The provider cannot be reached or failed.
     ProviderUnavailable,
+    /// The vault waits before it asks the provider again after a failure.
+    ProviderBackOff,
+    /// The provider's published keys cannot be used as they are.
+    ProviderKeysUnusable,
     /// The provider rejected the vault's own client credentials.
     ProviderRejectedClient,
     /// The sealed token cannot be opened: tampered with, moved or rolled back.
@@ -75,22 +93,25 @@ pub enum Reason {
     AuditUnavailable,
     /// The store cannot be read or written.
     StoreUnavailable,
+    /// The vault itself is short of a resource, for example of file descriptors.
+    VaultOverloaded,
     /// The request is larger than the vault takes.
     MessageTooLarge,
     /// There is no such method.
     MethodUnknown,
-    /// The vault is shutting down.
-    ShuttingDown,
     /// A defect in the vault.
     Internal,
 }
 
 impl Reason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 48] = [
         Self::InvalidRequest,
         Self::AssertionMalformed,
         Self::AssertionRejected,
+        Self::AssertionAlgorithmRefused,
+        Self::AssertionKeyUnknown,
+        Self::AssertionRefusedByProvider,
         Self::AssertionExpired,
         Self::ScopeNotGranted,
         Self::PageTokenInvalid,
@@ -98,10 +119,13 @@ impl Reason {
         Self::ConfirmationMismatch,
         Self::CallerUnidentified,
         Self::NotPermitted,
+        Self::GrantedScopesNotPermitted,
+        Self::TooManyInFlight,
         Self::TenantNotFound,
         Self::ClientNotFound,
         Self::GrantNotFound,
         Self::TenantExists,
+        Self::TenantNameTaken,
         Self::TenantPurged,
         Self::TenantPurgeScheduled,
         Self::PurgeNotScheduled,
@@ -111,6 +135,7 @@ impl Reason {
         Self::GrantRevoked,
         Self::GrantLost,
         Self::GrantInDoubt,
+        Self::IssuerChanged,
         Self::IdentityUnproven,
         Self::IdentityMismatch,
         Self::NoRefreshToken,
@@ -118,14 +143,16 @@ impl Reason {
         Self::ProviderRefused,
         Self::ProviderThrottled,
         Self::ProviderUnavailable,
+        Self::ProviderBackOff,
+        Self::ProviderKeysUnusable,
         Self::ProviderRejectedClient,
         Self::GrantUnreadable,
         Self::KeyUnavailable,
         Self::AuditUnavailable,
         Self::StoreUnavailable,
+        Self::VaultOverloaded,
         Self::MessageTooLarge,
         Self::MethodUnknown,
-        Self::ShuttingDown,
         Self::Internal,
     ];
 
@@ -136,6 +163,9 @@ impl Reason {
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::AssertionMalformed => "ASSERTION_MALFORMED",
             Self::AssertionRejected => "ASSERTION_REJECTED",
+            Self::AssertionAlgorithmRefused => "ASSERTION_ALGORITHM_REFUSED",
+            Self::AssertionKeyUnknown => "ASSERTION_KEY_UNKNOWN",
+            Self::AssertionRefusedByProvider => "ASSERTION_REFUSED_BY_PROVIDER",
             Self::AssertionExpired => "ASSERTION_EXPIRED",
             Self::ScopeNotGranted => "SCOPE_NOT_GRANTED",
             Self::PageTokenInvalid => "PAGE_TOKEN_INVALID",
@@ -143,10 +173,13 @@ impl Reason {
             Self::ConfirmationMismatch => "CONFIRMATION_MISMATCH",
             Self::CallerUnidentified => "CALLER_UNIDENTIFIED",
             Self::NotPermitted => "NOT_PERMITTED",
+            Self::GrantedScopesNotPermitted => "GRANTED_SCOPES_NOT_PERMITTED",
+            Self::TooManyInFlight => "TOO_MANY_IN_FLIGHT",
             Self::TenantNotFound => "TENANT_NOT_FOUND",
             Self::ClientNotFound => "CLIENT_NOT_FOUND",
             Self::GrantNotFound => "GRANT_NOT_FOUND",
             Self::TenantExists => "TENANT_EXISTS",
+            Self::TenantNameTaken => "TENANT_NAME_TAKEN",
             Self::TenantPurged => "TENANT_PURGED",
             Self::TenantPurgeScheduled => "TENANT_PURGE_SCHEDULED",
             Self::PurgeNotScheduled => "PURGE_NOT_SCHEDULED",
@@ -156,6 +189,7 @@ impl Reason {
             Self::GrantRevoked => "GRANT_REVOKED",
             Self::GrantLost => "GRANT_LOST",
             Self::GrantInDoubt => "GRANT_IN_DOUBT",
+            Self::IssuerChanged => "ISSUER_CHANGED",
             Self::IdentityUnproven => "IDENTITY_UNPROVEN",
             Self::IdentityMismatch => "IDENTITY_MISMATCH",
             Self::NoRefreshToken => "NO_REFRESH_TOKEN",
@@ -163,14 +197,16 @@ impl Reason {
             Self::ProviderRefused => "PROVIDER_REFUSED",
             Self::ProviderThrottled => "PROVIDER_THROTTLED",
             Self::ProviderUnavailable => "PROVIDER_UNAVAILABLE",
+            Self::ProviderBackOff => "PROVIDER_BACK_OFF",
+            Self::ProviderKeysUnusable => "PROVIDER_KEYS_UNUSABLE",
             Self::ProviderRejectedClient => "PROVIDER_REJECTED_CLIENT",
             Self::GrantUnreadable => "GRANT_UNREADABLE",
             Self::KeyUnavailable => "KEY_UNAVAILABLE",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::VaultOverloaded => "VAULT_OVERLOADED",
             Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
             Self::MethodUnknown => "METHOD_UNKNOWN",
-            Self::ShuttingDown => "SHUTTING_DOWN",
             Self::Internal => "INTERNAL",
         }
     }

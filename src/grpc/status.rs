@@ -85,6 +85,17 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
         Reason::AssertionRejected => {
             (Code::FailedPrecondition, "the user's access token is not accepted for this client")
         }
+        Reason::AssertionAlgorithmRefused => (
+            Code::FailedPrecondition,
+            "the user's access token is signed with an algorithm that is not accepted",
+        ),
+        Reason::AssertionKeyUnknown => (
+            Code::FailedPrecondition,
+            "the user's access token is signed with a key the provider does not publish",
+        ),
+        Reason::AssertionRefusedByProvider => {
+            (Code::FailedPrecondition, "the identity provider refused to exchange the user's access token")
+        }
         Reason::AssertionExpired => (Code::FailedPrecondition, "the user's access token has expired"),
         Reason::ScopeNotGranted => (Code::FailedPrecondition, "a scope is outside the grant"),
         Reason::PageTokenInvalid => (Code::InvalidArgument, "the page token is not one of this listing"),
@@ -94,10 +105,20 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
             (Code::Unauthenticated, "the client certificate must carry exactly one accepted identity")
         }
         Reason::NotPermitted => (Code::PermissionDenied, "the policy does not permit this"),
+        Reason::GrantedScopesNotPermitted => (
+            Code::PermissionDenied,
+            "the token would carry scopes that the policy does not permit this caller",
+        ),
+        Reason::TooManyInFlight => {
+            (Code::ResourceExhausted, "this caller has too many requests for one grant under way")
+        }
         Reason::TenantNotFound => (Code::NotFound, "no such tenant"),
         Reason::ClientNotFound => (Code::NotFound, "no such client"),
         Reason::GrantNotFound => (Code::NotFound, "no such grant"),
         Reason::TenantExists => (Code::AlreadyExists, "a tenant of that name exists"),
+        Reason::TenantNameTaken => {
+            (Code::AlreadyExists, "another tenant's name differs from this one in case only")
+        }
         Reason::TenantPurged => (Code::FailedPrecondition, "the tenant was purged"),
         Reason::TenantPurgeScheduled => {
             (Code::FailedPrecondition, "the tenant is out of service, its purge is scheduled")
@@ -118,6 +139,10 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
             (Code::FailedPrecondition, "the refresh token was lost; the user must consent again")
         }
         Reason::GrantInDoubt => (Code::Unavailable, "whether the refresh token was used is not known yet"),
+        Reason::IssuerChanged => (
+            Code::FailedPrecondition,
+            "the grant came from another issuer than its client is configured for now",
+        ),
         Reason::IdentityUnproven => {
             (Code::FailedPrecondition, "the identity provider's answer does not say who the user is")
         }
@@ -127,6 +152,12 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
         Reason::ProviderRefused => (Code::FailedPrecondition, "the identity provider refused the request"),
         Reason::ProviderThrottled => (Code::Unavailable, "the identity provider asks for a pause"),
         Reason::ProviderUnavailable => (Code::Unavailable, "the identity provider cannot be reached"),
+        Reason::ProviderBackOff => {
+            (Code::Unavailable, "the identity provider is not asked again yet after a failure")
+        }
+        Reason::ProviderKeysUnusable => {
+            (Code::Unavailable, "the identity provider's published keys cannot be used")
+        }
         Reason::ProviderRejectedClient => {
             (Code::FailedPrecondition, "the identity provider rejects the vault's client credentials")
         }
@@ -138,7 +169,7 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
         Reason::StoreUnavailable => (Code::Unavailable, "the store cannot be used right now"),
         Reason::MessageTooLarge => (Code::OutOfRange, "the request is larger than the vault takes"),
         Reason::MethodUnknown => (Code::Unimplemented, "there is no such method"),
-        Reason::ShuttingDown => (Code::Unavailable, "the vault is shutting down"),
+        Reason::VaultOverloaded => (Code::Unavailable, "the vault is short of a resource"),
         Reason::Internal => (Code::Internal, "a defect in the vault; the log has the details"),
     }
 }
