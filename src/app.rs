@@ -17,6 +17,7 @@ use crate::audit::{AuditLog, Durability};
 use crate::authz::Authorizer;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{self, Config};
+use crate::domain::grant::Owner;
 use crate::entropy::{self, OsEntropy, SharedEntropy};
 use crate::grant::GrantService;
 use crate::grpc::{self, Door, Services, listen, page::Pages};
@@ -113,8 +114,18 @@ impl App {
     /// A file that cannot be opened or is not as it must be, a policy that does
     /// not hold, a port that is taken.
     pub async fn build(config: Config, ambient: Ambient) -> Result<Self, StartError> {
-        let Config { server, store, root_key_file, audit, policy_file, tenants, cache, rotation, .. } =
-            &config;
+        let Config {
+            server,
+            store,
+            root_key_file,
+            audit,
+            policy_file,
+            tenants,
+            cache,
+            imports,
+            rotation,
+            ..
+        } = &config;
         let Ambient { clock, entropy } = ambient;
         let metrics = Arc::new(Counters::new());
 
@@ -152,7 +163,8 @@ impl App {
             entropy: Arc::clone(&entropy),
             metrics: Arc::clone(&metrics),
             deployment,
-            settings: redeem_settings(cache, rotation),
+            owner: Owner(entropy::uuid(&*entropy).map_err(|e| failed("starting")(e.to_string()))?),
+            settings: redeem_settings(cache, imports, rotation),
         }));
         let services = Services {
             token: TokenService::new(Arc::clone(&redeemer), cache.min_remaining),
@@ -338,7 +350,11 @@ fn open_audit(audit: &config::Audit, clock: &SharedClock) -> Result<Arc<AuditLog
     log.map(Arc::new).map_err(|e| failed(format!("opening the audit log {}", path.display()))(e.to_string()))
 }
 
-fn redeem_settings(cache: &config::Cache, rotation: &config::Rotation) -> redeem::Settings {
+fn redeem_settings(
+    cache: &config::Cache,
+    imports: &config::Imports,
+    rotation: &config::Rotation,
+) -> redeem::Settings {
     redeem::Settings {
         cache: redeem::cache::Limits {
             max_tokens: cache.max_tokens,
@@ -349,5 +365,6 @@ fn redeem_settings(cache: &config::Cache, rotation: &config::Rotation) -> redeem
         refresh_every: rotation.refresh_every,
         refresh_before_idle: rotation.refresh_before_idle,
         refresh_jitter: rotation.jitter,
+        hold_imports: imports.hold,
     }
 }

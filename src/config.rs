@@ -13,7 +13,7 @@
 //! deploy/obo-vault.production.toml explains each key. In reading order:
 //!
 //! - one file per table: [`server`], [`storage`] (store, root key, audit,
-//!   policy, tenants), [`cache`], [`rotation`], [`provider`], [`client`],
+//!   policy, tenants), [`cache`], [`imports`], [`rotation`], [`provider`], [`client`],
 //!   [`log`];
 //! - [`fault`]: what is wrong with a configuration;
 //! - `source` merges file and environment, `table` walks the result, `parse`
@@ -28,6 +28,7 @@ pub mod cache;
 pub mod client;
 pub mod fault;
 mod file;
+pub mod imports;
 pub mod log;
 mod parse;
 pub mod provider;
@@ -40,6 +41,7 @@ mod table;
 pub use cache::Cache;
 pub use client::{Client, ClientAuth, SigningAlgorithm};
 pub use fault::{ConfigFaults, Fault};
+pub use imports::Imports;
 pub use log::{Log, LogFormat};
 pub use provider::{Budget, Provider, TenantRule};
 pub use rotation::Rotation;
@@ -65,6 +67,8 @@ pub struct Config {
     pub tenants: Tenants,
     /// Access tokens in memory.
     pub cache: Cache,
+    /// Refresh tokens from elsewhere.
+    pub imports: Imports,
     /// The rotation job.
     pub rotation: Rotation,
     /// The identity providers by name.
@@ -111,6 +115,7 @@ fn read(mut root: Table<'_>) -> Option<Config> {
     let policy_file = root.section("policy", storage::read_policy);
     let tenants = root.section("tenants", storage::read_tenants);
     let cache = root.section("cache", cache::read);
+    let imports = root.section("imports", imports::read);
     let rotation = root.section("rotation", rotation::read);
     let log = root.section("log", log::read);
 
@@ -137,6 +142,7 @@ fn read(mut root: Table<'_>) -> Option<Config> {
         policy_file: policy_file?,
         tenants: tenants?,
         cache: cache?,
+        imports: imports?,
         rotation: rotation?,
         providers,
         clients,

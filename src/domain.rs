@@ -9,6 +9,7 @@
 //! - [`tenant`]: a tenant and its states;
 //! - [`grant`]: a grant, its states, and an attempt to redeem its token;
 //! - [`profile`]: how a provider behaves, as data;
+//! - [`protocol`]: how a refresh token is redeemed, as pure functions;
 //! - [`rotation`]: a run of the rotation job;
 //! - [`action`]: what a caller may ask for;
 //! - [`reason`]: why something was refused, in stable words;
@@ -20,6 +21,7 @@ pub mod grant;
 pub mod id;
 pub mod key;
 pub mod profile;
+pub mod protocol;
 pub mod reason;
 pub mod rotation;
 pub mod scope;

@@ -14,8 +14,8 @@ use crate::domain::id::{ClientId, SubjectId, TenantId};
 use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
 use crate::idp::{AssertionError, Idp, VerifiedUser};
+use crate::redeem::enrolment::{Order, Source};
 use crate::redeem::gate::{as_unknown_grant, store_failure};
-use crate::redeem::intake::{Order, Source};
 use crate::redeem::{Origin, Redeemer};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
 use crate::store::{GrantCursor, Store};
@@ -73,7 +73,7 @@ impl GrantService {
     ///
     /// # Errors
     ///
-    /// As [`Redeemer::take_in`].
+    /// As [`Redeemer::enrol`].
     pub async fn exchange(
         &self,
         permit: &Permit<ExchangeOnBehalfOf>,
@@ -86,14 +86,14 @@ impl GrantService {
         if permit.tenant() != Some(&key.tenant) || permit.client() != Some(&key.client) {
             return Err(Failure::new(Reason::Internal, "the permit is for another tenant or client"));
         }
-        self.redeemer.take_in(Order { key, source: Source::Assertion(assertion), target, origin }).await
+        self.redeemer.enrol(Order { key, source: Source::Assertion(assertion), target, origin }).await
     }
 
     /// Takes over an existing refresh token.
     ///
     /// # Errors
     ///
-    /// As [`Redeemer::take_in`].
+    /// As [`Redeemer::enrol`].
     pub async fn import(
         &self,
         permit: &Permit<ImportGrant>,
@@ -103,7 +103,7 @@ impl GrantService {
         origin: Origin,
     ) -> Result<(Grant, bool), Failure> {
         let key = grant_key(permit.tenant(), permit.client(), subject)?;
-        self.redeemer.take_in(Order { key, source: Source::Import(token), target, origin }).await
+        self.redeemer.enrol(Order { key, source: Source::Import(token), target, origin }).await
     }
 
     /// What is known of a grant.

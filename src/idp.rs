@@ -35,7 +35,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Timestamp};
 use crate::domain::id::{ClientId, Issuer, TenantId};
 use crate::domain::profile::Profile;
 use crate::entropy::{self, SharedEntropy};
@@ -191,6 +191,13 @@ impl Client {
     #[must_use]
     pub fn fences(&self) -> bool {
         self.credentials.fences()
+    }
+
+    /// When the provider stops accepting a request that may be sent until
+    /// `send_by`, tolerance included. `None`: never.
+    #[must_use]
+    pub fn fenced_at(&self, send_by: Timestamp) -> Option<Timestamp> {
+        self.credentials.fenced_at(send_by, self.profile().assertion_tolerance)
     }
 
     /// Builds the whole request. No I/O.

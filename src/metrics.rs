@@ -45,6 +45,8 @@ pub struct Counters {
     cache_misses: AtomicU64,
     grants_lost: AtomicU64,
     grants_in_doubt: AtomicU64,
+    grants_stalled: AtomicU64,
+    imports_held: AtomicU64,
     audit_failures: AtomicU64,
     scheduler_ticks: AtomicU64,
     scheduler_last_tick: AtomicI64,
@@ -88,6 +90,17 @@ impl Counters {
     /// A grant became IN_DOUBT, or a probe left it there.
     pub fn grant_in_doubt(&self) {
         add_one(&self.grants_in_doubt);
+    }
+
+    /// A provider has answered a grant's requests with nothing that helps, often
+    /// enough for an alert.
+    pub fn grant_stalled(&self) {
+        add_one(&self.grants_stalled);
+    }
+
+    /// An import is held, since whose it is could not be understood.
+    pub fn import_held(&self) {
+        add_one(&self.imports_held);
     }
 
     /// A look, of which there is one a second, found the audit log unwritable.
@@ -135,6 +148,16 @@ impl Counters {
             ("cache_misses_total", &self.cache_misses, "Access tokens that had to be fetched."),
             ("grants_lost_total", &self.grants_lost, "Grants that became LOST; each needs its user."),
             ("grants_in_doubt_total", &self.grants_in_doubt, "Attempts that left their grant IN_DOUBT."),
+            (
+                "grants_stalled_total",
+                &self.grants_stalled,
+                "Grants whose provider answers again and again with nothing that helps.",
+            ),
+            (
+                "imports_held_total",
+                &self.imports_held,
+                "Imports held since whose they are could not be understood.",
+            ),
             (
                 "audit_failures_total",
                 &self.audit_failures,

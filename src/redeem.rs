@@ -1,33 +1,44 @@
-//! Redeeming a refresh token: the only irreversible thing the vault does.
+//! Redeeming a refresh token: the only irreversible thing the vault does. What
+//! may happen to one is decided by [`crate::domain::protocol`]; here it happens.
 //!
 //! In reading order:
 //!
-//! - [`step`](mod@step): the protocol as one pure function, the same that
-//!   `tests/protocol_model.rs` checks over all interleavings;
-//! - [`engine`]: get an access token: memory, else one flight per grant;
-//! - [`attempt`]: one attempt, from commit 1 to the provider's answer;
-//! - [`answer`]: an answer made durable, then parsed, then commit 2;
-//! - [`intake`]: the same for a grant that is being taken in;
-//! - [`recovery`]: what a dead process left behind, and doubts whose time has
-//!   come;
-//! - [`cache`], [`gate`], [`flight`]: access tokens in memory, tenants in and
-//!   out of service, one owner per grant;
+//! - [`engine`]: the ways in: get an access token from memory or by one flight
+//!   per grant, refresh, enrol, revoke, recover;
+//! - `attempt`: an attempt, from the plan to the claim to the request;
+//! - `target`: whose wishes a request carries;
+//! - `ending`: an answer made durable, then parsed, then commit 2; any other end;
+//! - [`enrolment`]: the same for a grant that the vault acquires; `identity`,
+//!   `held`: whose an imported token is, and what happens while that is not clear;
+//! - [`recovery`]: what a dead process left behind, and probes;
+//! - `revocation`: the end of a token;
+//! - [`cache`], [`gate`], [`flight`]: access tokens in memory, tenants in and out
+//!   of service, one owner per grant and turns for all;
+//! - `sealer`: what must not be lost is sealed and written until it is durable;
 //! - [`versions`]: a new version of a tenant's key;
 //! - [`failures`]: what each end of an attempt is to its caller;
-//! - [`record`]: the audit entries of all this.
+//! - [`record`], `marks`, `parts`: audit entries, keyed hashes, what all work with.
 
-pub mod answer;
-pub mod attempt;
 pub mod cache;
 pub mod engine;
+pub mod enrolment;
 pub mod failures;
 pub mod flight;
 pub mod gate;
-pub mod intake;
 pub mod record;
 pub mod recovery;
-pub mod step;
 pub mod versions;
 
-pub use engine::{Parts, Redeemer, Settings};
+mod attempt;
+mod ending;
+mod held;
+mod identity;
+mod marks;
+mod parts;
+mod revocation;
+mod sealer;
+mod target;
+
+pub use engine::Redeemer;
+pub use parts::{Parts, Settings};
 pub use record::Origin;

@@ -62,6 +62,14 @@ secret!(
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct KeyBytes([u8; 32]);
 
+impl RefreshToken {
+    /// The token in an opened value; `None` when it is no text.
+    #[must_use]
+    pub fn from_plain(plain: &Plaintext) -> Option<Self> {
+        String::from_utf8(plain.expose().to_vec()).map(Self::new).ok()
+    }
+}
+
 impl KeyBytes {
     /// Takes the bytes in.
     #[must_use]

@@ -17,9 +17,11 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::domain::grant::{Attempt, AttemptId, Generation, Grant, GrantId, GrantKey, GrantState};
+use crate::domain::grant::{Attempt, AttemptId, Epoch, Generation, Grant, GrantId, GrantKey, Lineage, Owner};
 use crate::domain::id::{ClientId, Issuer, SubjectId, TenantId};
 use crate::domain::key::{KeyId, KeyVersion, KeyVersionInfo};
+use crate::domain::profile::Profile;
+use crate::domain::protocol::{self, Advanced, AttemptRef, End, Refusal};
 use crate::domain::rotation::Run;
 use crate::domain::scope::{Resource, ScopeSet};
 use crate::domain::tenant::Tenant;
@@ -57,44 +59,65 @@ pub struct SealedGrant {
     pub sealed: Sealed,
 }
 
-/// Commit 1 of a redemption: the durable intent to send.
+/// Commit 1 of a redemption: the durable intent to send. The store asks
+/// [`protocol::claim`] in its transaction; what the caller saw before is compared
+/// first, since its request was made from it.
 #[derive(Debug, Clone)]
 pub struct Claim {
     /// The grant.
     pub grant: GrantId,
-    /// The generation that will be redeemed.
+    /// The consent whose token will be sent.
+    pub lineage: Lineage,
+    /// The generation that will be sent.
     pub generation: Generation,
-    /// The attempt in doubt that this one takes over; `None` from ACTIVE.
-    pub takes_over: Option<AttemptId>,
-    /// The new attempt.
-    pub attempt: Attempt,
+    /// The epoch that the request was prepared for.
+    pub epoch: Epoch,
+    /// What is asked of the protocol.
+    pub claim: protocol::Claim,
+    /// How the provider behaves.
+    pub profile: Profile,
+    /// When.
+    pub at: Timestamp,
 }
 
-/// Why a claim was refused: the grant is not as the caller saw it. The caller
-/// reads again and decides anew.
+/// Why a claim was refused; nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClaimLost;
+pub enum ClaimRefused {
+    /// The grant is not as the caller saw it, or is gone: read again.
+    Changed,
+    /// The tenant is out of service.
+    OutOfService,
+    /// The protocol refuses it.
+    Protocol(Refusal),
+}
 
-/// Commit 2 of a redemption.
+/// The end of an attempt. The store asks [`protocol::advance`] in its
+/// transaction and writes what it says. Commit 2 is the end with tokens.
 #[derive(Debug, Clone)]
-pub struct Commit {
+pub struct Advance {
     /// The grant.
     pub grant: GrantId,
-    /// The attempt whose answer this is.
-    pub attempt: AttemptId,
-    /// The new refresh token and the version that seals it; `None` when the
-    /// provider sent none and the old one stays.
+    /// Which attempt ended.
+    pub of: AttemptRef,
+    /// How.
+    pub end: End,
+    /// The new refresh token, where the end brought one.
     pub renewed: Option<Renewed>,
-    /// Scopes the provider says it granted; `None` keeps those there were.
-    pub scopes: Option<ScopeSet>,
-    /// When the answer was taken.
+    /// What else an answer with tokens changes.
+    pub dates: Option<Dates>,
+    /// How the provider behaves.
+    pub profile: Profile,
+    /// When.
     pub at: Timestamp,
+}
+
+/// The dates of a grant whose token was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dates {
     /// When the token dies of not being used.
     pub idle_expires_at: Option<Timestamp>,
     /// When the rotation job refreshes the grant.
     pub next_refresh_at: Timestamp,
-    /// No attempt before then.
-    pub not_before: Option<Timestamp>,
 }
 
 /// A new refresh token.
@@ -109,23 +132,36 @@ pub struct Renewed {
     pub sealed: Sealed,
 }
 
-/// Why commit 2 was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommitRefused {
-    /// The tenant's newest key version is another one now: seal again.
-    KeyVersionMoved,
-    /// The tenant was purged after commit 1 (invariant I9). One whose purge is
-    /// scheduled still takes the answer, or a restore would find a used token.
-    TenantGone,
-    /// The grant was revoked or replaced, or another attempt owns it.
-    Superseded,
+/// What the end of an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// What became of the state.
+    pub outcome: Advanced,
+    /// The grant as it is now; `None`: it is gone.
+    pub grant: Option<Grant>,
 }
 
-/// The durable intent of an intake: an exchange or an import.
-#[derive(Debug, Clone)]
-pub struct Intake {
+/// Why the end of an attempt could not be written as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdvanceRefused {
+    /// The tenant's newest key version is another one now: seal again.
+    KeyVersionMoved,
+    /// The tenant was purged after the claim (invariant I9). One whose purge is
+    /// scheduled still takes the answer, or a restore would find a used token.
+    TenantGone,
+}
+
+/// An enrolment: the durable intent to acquire a user's grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolment {
     /// Its identifier.
     pub attempt: AttemptId,
+    /// The consent that it makes.
+    pub lineage: Lineage,
+    /// Who makes it.
+    pub owner: Owner,
+    /// What it begins with.
+    pub kind: EnrolmentKind,
     /// The grant that will be made or replaced.
     pub key: GrantKey,
     /// The grant's identifier: the existing one, or a new one.
@@ -134,9 +170,7 @@ pub struct Intake {
     pub generation: Generation,
     /// Who issues it.
     pub issuer: Issuer,
-    /// Whether the answer must prove the subject first (an import).
-    pub prove_identity: bool,
-    /// The scopes asked for; kept where the provider's answer names none.
+    /// The scopes asked for.
     pub scopes: ScopeSet,
     /// The resource asked for.
     pub resource: Option<Resource>,
@@ -144,26 +178,86 @@ pub struct Intake {
     pub started_at: Timestamp,
 }
 
-/// Commit 2 of an intake.
+/// What an enrolment begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnrolmentKind {
+    /// A user's verified access token, which says whose the grant is.
+    OnBehalfOf,
+    /// A refresh token from elsewhere. The provider's answer must prove whose it
+    /// is; the mark finds the enrolment again when the same token is imported
+    /// once more. `None`: from a version that made no marks.
+    Import(Option<ImportMark>),
+}
+
+/// A keyed hash of an imported token, which tells nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImportMark(pub [u8; 32]);
+
+/// Where an enrolment is that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnrolmentStage {
+    /// Its request is on its way, or may be.
+    Sending,
+    /// It may have used the imported token. From `probe_after` on the same import
+    /// may be tried once more.
+    InDoubt {
+        /// When its request is harmless.
+        probe_after: Timestamp,
+    },
+    /// Its answer is kept, sealed and unusable, until the identity in it can be
+    /// understood.
+    Held {
+        /// When it is given up.
+        until: Timestamp,
+    },
+}
+
+/// Commit 2 of an enrolment.
 #[derive(Debug, Clone)]
-pub struct IntakeCommit {
-    /// The intake.
-    pub intake: Intake,
+pub struct EnrolmentCommit {
+    /// The enrolment; its grant, generation and issuer are those that the token
+    /// is sealed for.
+    pub enrolment: Enrolment,
     /// The new refresh token.
     pub renewed: Renewed,
     /// Scopes granted.
     pub scopes: ScopeSet,
     /// When the answer was taken.
     pub at: Timestamp,
-    /// When the token dies of not being used.
-    pub idle_expires_at: Option<Timestamp>,
     /// When the grant dies in any case.
     pub absolute_expires_at: Option<Timestamp>,
-    /// When the rotation job refreshes it.
-    pub next_refresh_at: Timestamp,
+    /// Its dates.
+    pub dates: Dates,
 }
 
-/// An attempt found open at start, its owner dead.
+/// Why commit 2 of an enrolment, or its beginning, was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnrolmentRefused {
+    /// The tenant's newest key version is another one now: seal again.
+    KeyVersionMoved,
+    /// The tenant is out of service or gone.
+    TenantGone,
+    /// The grant has moved on meanwhile: seal again for this place.
+    PlaceMoved {
+        /// The grant's identifier.
+        grant: GrantId,
+        /// The generation that the token gets.
+        generation: Generation,
+    },
+    /// The enrolment is gone, and so is what it made: revoked or replaced.
+    Orphaned,
+}
+
+/// Whose answer is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerOf {
+    /// A redemption's.
+    Attempt(AttemptId),
+    /// An enrolment's.
+    Enrolment(AttemptId),
+}
+
+/// An attempt that has not ended.
 #[derive(Debug, Clone)]
 pub struct OpenAttempt {
     /// The grant, SENDING or IN_DOUBT.
@@ -174,12 +268,14 @@ pub struct OpenAttempt {
     pub answer: Option<Sealed>,
 }
 
-/// An intake found open at start, its owner dead.
+/// An enrolment that has not ended.
 #[derive(Debug, Clone)]
-pub struct OpenIntake {
-    /// The intake.
-    pub intake: Intake,
-    /// The raw answer, when it became durable before the owner died.
+pub struct OpenEnrolment {
+    /// The enrolment.
+    pub enrolment: Enrolment,
+    /// Where it is.
+    pub stage: EnrolmentStage,
+    /// The raw answer, when it became durable.
     pub answer: Option<Sealed>,
 }
 
@@ -261,7 +357,7 @@ pub trait Store: Send + Sync + 'static {
     /// `due_by`, only where a purge is scheduled for then or earlier: one that
     /// was taken back or put off meanwhile is left alone.
     async fn tombstone(&self, id: &TenantId, due_by: Option<Timestamp>) -> Refusable<Tenant, TenantRefused>;
-    /// Deletes the grants, attempts and intakes of a tenant that is PURGING;
+    /// Deletes the grants, attempts and enrolments of a tenant that is PURGING;
     /// returns how many grants there were.
     async fn delete_tenant_grants(&self, id: &TenantId) -> Result<u64, StoreError>;
     /// Ends a purge: PURGED.
@@ -284,53 +380,52 @@ pub trait Store: Send + Sync + 'static {
         after: Option<&GrantCursor>,
         limit: u32,
     ) -> Result<Vec<Grant>, StoreError>;
-    /// Deletes a grant with its attempt.
+    /// All grants of a tenant with their sealed tokens, by identifier, after
+    /// `after`.
+    async fn sealed_grants(
+        &self,
+        tenant: &TenantId,
+        after: Option<GrantId>,
+        limit: u32,
+    ) -> Result<Vec<SealedGrant>, StoreError>;
+    /// Deletes a grant with its attempt. `false`: it was not there.
     async fn delete_grant(&self, id: GrantId) -> Result<bool, StoreError>;
 
     /// Commit 1: the grant becomes SENDING and the intent is durable.
-    async fn claim(&self, claim: Claim) -> Refusable<SealedGrant, ClaimLost>;
-    /// Makes the sealed raw answer of an attempt durable (rule 5). `false`: the
-    /// attempt is no longer there, or `key_version` is no longer the newest.
+    async fn claim(&self, claim: Claim) -> Refusable<SealedGrant, ClaimRefused>;
+    /// Makes a sealed raw answer durable (rule 5). `false`: the attempt is no
+    /// longer there, or `key_version` is no longer the newest.
     async fn record_answer(
         &self,
-        attempt: AttemptId,
+        of: AnswerOf,
         key_version: KeyVersion,
         answer: &Sealed,
     ) -> Result<bool, StoreError>;
-    /// Commit 2: the grant becomes ACTIVE with its new token; the attempt and
-    /// its answer are gone.
-    async fn commit(&self, commit: Commit) -> Refusable<Grant, CommitRefused>;
-    /// Ends or suspends an attempt without a new token. `state` is ACTIVE,
-    /// IN_DOUBT, REVOKED, LOST or REAUTH; the attempt stays only with IN_DOUBT.
-    /// `not_before` holds back further attempts.
-    async fn settle(
-        &self,
-        grant: GrantId,
-        attempt: AttemptId,
-        state: GrantState,
-        not_before: Option<Timestamp>,
-    ) -> Refusable<Grant, ClaimLost>;
+    /// Ends or suspends an attempt; with tokens it is commit 2. The attempt and
+    /// its answer stay only while the grant is IN_DOUBT.
+    async fn advance(&self, advance: Advance) -> Refusable<Settled, AdvanceRefused>;
 
-    /// Makes the intent of an intake durable.
-    async fn begin_intake(&self, intake: &Intake) -> Refusable<(), CommitRefused>;
-    /// Makes the sealed raw answer of an intake durable. `false`: the intake is
-    /// no longer there, or `key_version` is no longer the newest.
-    async fn record_intake_answer(
-        &self,
-        attempt: AttemptId,
-        key_version: KeyVersion,
-        answer: &Sealed,
-    ) -> Result<bool, StoreError>;
-    /// Commit 2 of an intake: the grant is made or replaced, in any state it
+    /// Makes the intent of an enrolment durable.
+    async fn begin_enrolment(&self, enrolment: &Enrolment) -> Refusable<(), EnrolmentRefused>;
+    /// Says where an enrolment is; `false`: it is no longer there.
+    async fn suspend_enrolment(&self, id: AttemptId, stage: EnrolmentStage) -> Result<bool, StoreError>;
+    /// Commit 2 of an enrolment: the grant is made or replaced, in any state it
     /// had. Returns whether it was there.
-    async fn commit_intake(&self, commit: IntakeCommit) -> Refusable<(Grant, bool), CommitRefused>;
-    /// Forgets an intake that led to nothing.
-    async fn abandon_intake(&self, attempt: AttemptId) -> Result<(), StoreError>;
+    async fn commit_enrolment(&self, commit: EnrolmentCommit) -> Refusable<(Grant, bool), EnrolmentRefused>;
+    /// Forgets an enrolment that led to nothing.
+    async fn abandon_enrolment(&self, id: AttemptId) -> Result<(), StoreError>;
+    /// The open enrolment of the same import, whichever subject it named.
+    async fn open_import(
+        &self,
+        tenant: &TenantId,
+        client: &ClientId,
+        mark: ImportMark,
+    ) -> Result<Option<OpenEnrolment>, StoreError>;
 
     /// Attempts that are open; at start, those of a dead process.
     async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, StoreError>;
-    /// Intakes that are open; at start, those of a dead process.
-    async fn open_intakes(&self) -> Result<Vec<OpenIntake>, StoreError>;
+    /// Enrolments that are open; at start, those of a dead process.
+    async fn open_enrolments(&self) -> Result<Vec<OpenEnrolment>, StoreError>;
     /// Grants in doubt whose `probe_after` has come, and grants that have been
     /// SENDING since before `orphaned_before`.
     async fn due_probes(

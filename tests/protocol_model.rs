@@ -2,8 +2,9 @@
 //! replicas, a strict provider, a network and a store can produce within small
 //! bounds, with crashes, lost packets, an outage and frozen processes.
 //!
-//! What a replica knows and does is decided by `redeem::step`, the function
-//! production runs; the model adds only the world around it (`world`). The
+//! What a replica knows and does is decided by `domain::protocol`, the functions
+//! that production's store calls; the model adds only the world around them
+//! (`world`). The
 //! weaker designs that are found in the field (`design`) must fail here, each
 //! with a shortest counterexample: they prove that the model can see.
 //!
@@ -18,6 +19,7 @@
 //! | I4 | a generation never goes back |
 //! | I6 | a loss has its cause and one alert |
 //! | I7 | a live token is not thrown away |
+//! | I3 | a grant that has ended is dead at the provider |
 
 use obo_vault::domain::grant::GrantState;
 use stateright::{Checker, HasDiscoveries, Model, Path, Property};
@@ -36,6 +38,7 @@ const ACTIVE_IS_CURRENT: &str = "an active grant's token is the provider's curre
 const NEVER_BACK: &str = "a generation never goes back";
 const LOSS_IS_TOLD: &str = "a loss has its cause and one alert";
 const NOTHING_THROWN_AWAY: &str = "a live token is not thrown away";
+const ENDED_IS_DEAD: &str = "a grant that has ended is dead at the provider";
 const ALL_DONE: &str = "every refresh succeeds";
 const RECOVERED: &str = "a doubt ends well";
 const RESIDUAL_LOSS: &str = "a death at the wrong moment loses the token";
@@ -73,6 +76,10 @@ impl Model for Design {
                 w.row.grant != GrantState::Revoked && w.verdicts.alerts == u8::from(lost)
             }),
             Property::always(NOTHING_THROWN_AWAY, |_, w: &World| !w.verdicts.threw_live_token_away),
+            Property::always(ENDED_IS_DEAD, |_, w: &World| {
+                let ended = matches!(w.row.grant, GrantState::Revoked | GrantState::Lost { .. });
+                !(ended && w.provider.accepts(w.stored_token))
+            }),
             Property::sometimes(ALL_DONE, |d: &Design, w: &World| {
                 w.row.grant == GrantState::Active && w.stored_token.rotation == d.bounds.refreshes
             }),
@@ -117,6 +124,36 @@ fn the_protocol_holds_where_the_provider_has_a_grace_window() {
 #[test]
 fn the_protocol_holds_where_a_late_packet_meets_a_grace_window() {
     must_hold(Design::protocol_with_grace_and_slow_packets());
+}
+
+#[test]
+fn the_protocol_holds_where_acknowledgements_are_lost() {
+    must_hold(Design::protocol_with_lost_acknowledgements());
+}
+
+#[test]
+fn the_protocol_holds_where_callers_choose_what_is_refused() {
+    must_hold(Design::protocol_with_choices());
+}
+
+#[test]
+fn the_protocol_holds_where_choices_are_refused_in_a_grace_window() {
+    must_hold(Design::protocol_with_choices_and_grace());
+}
+
+#[test]
+fn a_commit_that_cannot_be_repeated_fails() {
+    must_fail(&Design::commit_not_repeatable(), NOTHING_THROWN_AWAY);
+}
+
+#[test]
+fn the_adoption_of_a_live_attempt_fails() {
+    must_fail(&Design::live_attempt_adopted(), NO_AVOIDABLE_LOSS);
+}
+
+#[test]
+fn a_refusal_of_a_choice_taken_for_the_grants_fails() {
+    must_fail(&Design::refusal_of_a_choice_taken_for_the_grants(), ENDED_IS_DEAD);
 }
 
 #[test]

@@ -7,8 +7,8 @@
 //! missing in the list is unused code, and the build says so.
 //!
 //! - `tenants`: their states, and which change leads where;
-//! - `attempts`: claim, answer, commit, settle;
-//! - `intakes`: the same for a grant the vault does not have yet;
+//! - `attempts`: claim, answer, and every end;
+//! - `enrolments`: the same for a grant the vault does not have yet;
 //! - `listing`: pages, batches of due work, re-sealing;
 //! - `runs`: rotation runs, the deployment's identity;
 //! - `keys`: the key store.
@@ -17,8 +17,8 @@
 
 #[path = "store_contract/attempts.rs"]
 mod attempts;
-#[path = "store_contract/intakes.rs"]
-mod intakes;
+#[path = "store_contract/enrolments.rs"]
+mod enrolments;
 #[path = "store_contract/keys.rs"]
 mod keys;
 #[path = "store_contract/listing.rs"]
@@ -87,18 +87,22 @@ macro_rules! contract {
                     only_a_tombstone_lets_grants_be_deleted, due_purges_are_those_at_their_time,
                     a_due_purge_that_was_taken_back_or_put_off_is_refused,
                     tenants_come_in_the_order_of_their_names, the_census_counts_tokens_and_answers;
-                attempts: a_claim_is_for_the_grant_as_it_was_seen, a_claim_needs_a_tenant_in_service,
-                    a_doubt_is_taken_over_by_who_names_it, a_commit_renews_once,
+                attempts: a_claim_is_for_the_grant_as_it_was_seen, a_claim_told_twice_is_one_claim,
+                    a_claim_needs_a_tenant_in_service,
+                    an_unknown_outcome_is_probed_once_and_by_the_grants_own_request,
+                    a_commit_told_again_is_done_and_changes_nothing, an_end_told_twice_is_one_end,
                     a_commit_without_a_new_token_keeps_the_old, a_commit_is_sealed_under_the_newest_version,
                     a_commit_of_a_purged_tenant_is_refused_and_of_a_scheduled_one_taken,
-                    a_doubt_still_takes_its_answer, an_attempt_ends_in_every_state,
+                    an_unknown_outcome_still_takes_its_answer, an_attempt_ends_in_every_state,
+                    every_word_of_a_state_survives_the_store,
                     an_answer_is_recorded_under_the_newest_version_alone,
                     open_attempts_are_found_after_reopening, probes_are_due_after_their_time,
                     a_deleted_grant_takes_its_attempt_along;
-                intakes: an_intake_makes_a_grant, an_intake_replaces_a_grant_in_any_state,
-                    an_intake_of_an_old_generation_is_refused, an_intake_needs_a_tenant_in_service,
-                    an_intake_is_sealed_under_the_newest_version, an_abandoned_intake_commits_nothing,
-                    open_intakes_are_found_after_reopening;
+                enrolments: an_enrolment_makes_a_grant, an_enrolment_told_twice_is_one_enrolment,
+                    an_enrolment_replaces_a_grant_in_any_state, an_enrolment_learns_where_its_token_belongs,
+                    an_enrolment_needs_a_tenant_in_service, an_enrolment_is_sealed_under_the_newest_version,
+                    an_abandoned_enrolment_commits_nothing, open_enrolments_are_found_after_reopening,
+                    an_open_import_is_found_by_its_mark;
                 listing: grants_page_by_client_and_subject, due_refreshes_page_without_loss_or_repetition,
                     refreshes_are_due_where_they_can_be_done, stale_grants_page_without_loss_or_repetition,
                     a_reseal_moves_what_did_not_move_itself;

@@ -15,7 +15,7 @@ use obo_vault::app::Ambient;
 use obo_vault::client::Client;
 use obo_vault::clock::{Clock as _, ShiftedClock};
 use obo_vault::demo::stand::{Files, POLICY, RunningVault, Settings, Upstream};
-use obo_vault::domain::grant::{AttemptId, Generation, GrantId, GrantKey};
+use obo_vault::domain::grant::{AttemptId, Generation, GrantId, GrantKey, Lineage, Owner};
 use obo_vault::domain::id::{ClientId, Issuer, SubjectId, TenantId};
 use obo_vault::domain::key::KeyVersion;
 use obo_vault::domain::scope::ScopeSet;
@@ -24,7 +24,7 @@ use obo_vault::keyring::{FileRootKey, Keyring};
 use obo_vault::proto::GetAccessTokenRequest;
 use obo_vault::seal::{Label, Place};
 use obo_vault::store::sqlite::{SqliteKeyStore, SqliteStore};
-use obo_vault::store::{Intake, IntakeCommit, Renewed, Store as _};
+use obo_vault::store::{Dates, Enrolment, EnrolmentCommit, EnrolmentKind, Renewed, Store as _};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -122,34 +122,41 @@ impl Bed {
                 client: ClientId::new("portal").unwrap(),
                 subject: SubjectId::new(&subject(n)).unwrap(),
             };
-            let intake = Intake {
+            let enrolment = Enrolment {
+                lineage: Lineage(entropy::uuid(&*entropy).unwrap()),
+                owner: Owner(entropy::uuid(&*entropy).unwrap()),
+                kind: EnrolmentKind::OnBehalfOf,
                 attempt: AttemptId(entropy::uuid(&*entropy).unwrap()),
                 key,
                 grant: GrantId(entropy::uuid(&*entropy).unwrap()),
                 generation: Generation(1),
                 issuer: Issuer::new(issuer).unwrap(),
-                prove_identity: false,
                 scopes: ScopeSet::new(["mail.read"]).unwrap(),
                 resource: None,
                 started_at: now,
             };
             async move {
                 let label = Label::RefreshToken;
-                let place = Place::new(label, intake.grant, &intake.key, &intake.issuer, intake.generation);
+                let place = Place::new(
+                    label,
+                    enrolment.grant,
+                    &enrolment.key,
+                    &enrolment.issuer,
+                    enrolment.generation,
+                );
                 let sealed = keyring.seal(version, &place, "r".repeat(TOKEN_BYTES).as_bytes()).await.unwrap();
-                let renewed = Renewed { generation: intake.generation, key_version: version, sealed };
-                store.begin_intake(&intake).await.unwrap().unwrap();
-                let commit = IntakeCommit {
-                    scopes: intake.scopes.clone(),
-                    intake,
+                let renewed = Renewed { generation: enrolment.generation, key_version: version, sealed };
+                store.begin_enrolment(&enrolment).await.unwrap().unwrap();
+                let commit = EnrolmentCommit {
+                    scopes: enrolment.scopes.clone(),
+                    enrolment,
                     renewed,
                     at: now,
-                    idle_expires_at: None,
                     absolute_expires_at: None,
                     // The rotation job has nothing to refresh.
-                    next_refresh_at: now.plus(YEAR),
+                    dates: Dates { idle_expires_at: None, next_refresh_at: now.plus(YEAR) },
                 };
-                store.commit_intake(commit).await.unwrap().unwrap();
+                store.commit_enrolment(commit).await.unwrap().unwrap();
             }
         };
         futures_util::stream::iter((0..grants).map(make)).buffer_unordered(256).collect::<Vec<()>>().await;

@@ -204,6 +204,9 @@ fn record(grant: proto::Grant) -> Record {
         absolute_expire_time,
         cause,
         probe_after_time,
+        unhelpful_answers,
+        next_attempt_time,
+        asked_scopes,
     } = grant;
     vec![
         ("tenant", tenant.into()),
@@ -221,6 +224,9 @@ fn record(grant: proto::Grant) -> Record {
         ("idle_expire_time", time(idle_expire_time)),
         ("absolute_expire_time", time(absolute_expire_time)),
         ("probe_after_time", time(probe_after_time)),
+        ("unhelpful_answers", unhelpful_answers.into()),
+        ("next_attempt_time", time(next_attempt_time)),
+        ("asked_scopes", Value::from(asked_scopes)),
     ]
 }
 

@@ -41,6 +41,27 @@ impl fmt::Display for AttemptId {
     }
 }
 
+/// One consent of a user: from the enrolment that made or replaced the grant to
+/// the one that replaces it. All tokens of a lineage descend from one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lineage(pub Uuid);
+
+/// Who made an attempt: one run of one process. An attempt is given up for its
+/// owner only on proof that this owner is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner(pub Uuid);
+
+/// Whose wishes a request carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Asks {
+    /// The grant's own request: its scopes, no claims. What the provider says to
+    /// it is said about the grant.
+    Grant,
+    /// Scopes, a resource or claims that a caller chose. What the provider says
+    /// to it may be said about that choice alone.
+    Target,
+}
+
 /// Number of a grant's refresh token; never goes back (invariant I4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
@@ -68,6 +89,11 @@ pub enum DoubtCause {
     AmbiguousAnswer,
     /// The provider rejected the client's own credentials.
     ClientRejected,
+    /// The provider refused what a caller had chosen, in a whole error of its
+    /// own; the refusal may have used the token. Nothing is under way.
+    TargetRefused,
+    /// The same, and the refusal called the token itself invalid.
+    TargetCalledInvalid,
 }
 
 impl DoubtCause {
@@ -79,15 +105,34 @@ impl DoubtCause {
             Self::OwnerDied => "owner_died",
             Self::AmbiguousAnswer => "ambiguous_answer",
             Self::ClientRejected => "client_rejected",
+            Self::TargetRefused => "target_refused",
+            Self::TargetCalledInvalid => "target_called_invalid",
+        }
+    }
+
+    /// Whether a request may still be on its way. After a whole error of the
+    /// provider none is.
+    #[must_use]
+    pub fn may_be_under_way(self) -> bool {
+        match self {
+            Self::Interrupted | Self::OwnerDied | Self::AmbiguousAnswer | Self::ClientRejected => true,
+            Self::TargetRefused | Self::TargetCalledInvalid => false,
         }
     }
 
     /// The cause a stable word stands for.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Interrupted, Self::OwnerDied, Self::AmbiguousAnswer, Self::ClientRejected]
-            .into_iter()
-            .find(|c| c.as_str() == word)
+        [
+            Self::Interrupted,
+            Self::OwnerDied,
+            Self::AmbiguousAnswer,
+            Self::ClientRejected,
+            Self::TargetRefused,
+            Self::TargetCalledInvalid,
+        ]
+        .into_iter()
+        .find(|c| c.as_str() == word)
     }
 }
 
@@ -98,6 +143,10 @@ pub struct Attempt {
     pub id: AttemptId,
     /// How often this generation was taken over.
     pub epoch: Epoch,
+    /// Who made it.
+    pub owner: Owner,
+    /// Whose wishes its request carries.
+    pub asks: Asks,
     /// When commit 1 was made.
     pub started_at: Timestamp,
     /// When the `client_assertion` it carries stops being valid at the
@@ -152,14 +201,25 @@ pub struct Grant {
     pub key: GrantKey,
     /// Who issued it.
     pub issuer: Issuer,
+    /// Which consent its tokens descend from.
+    pub lineage: Lineage,
     /// What is known of its newest refresh token.
     pub state: GrantState,
     /// Number of that token.
     pub generation: Generation,
+    /// The attempt that ended last, so that its end may be told twice.
+    pub last_attempt: Option<AttemptId>,
+    /// How many requests in a row the provider has answered with nothing that
+    /// says anything of the grant.
+    pub unhelpful: u32,
     /// Version of the tenant's key that seals it.
     pub key_version: KeyVersion,
     /// Scopes the provider granted.
     pub scopes: ScopeSet,
+    /// Scopes the enrolment asked for. The user agreed to these, so they may be
+    /// asked for as long as the grant lives, however the provider spells what it
+    /// granted.
+    pub asked: ScopeSet,
     /// The resource that was asked for at intake, when one was.
     pub resource: Option<super::scope::Resource>,
     /// When it was first taken in.

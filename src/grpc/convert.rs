@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::{Grant, GrantState};
+use crate::domain::grant::{DoubtCause, Grant, GrantState};
 use crate::domain::id::{ClientId, InvalidName, SubjectId, TenantId};
 use crate::domain::key::{KeyState, KeyVersionInfo};
+use crate::domain::protocol::bounds::UNHELPFUL_ALERT;
 use crate::domain::reason::Reason;
 use crate::domain::rotation::{Phase, Run};
 use crate::domain::scope::{Claims, Resource, ScopeSet, Target};
@@ -107,17 +108,21 @@ pub(super) fn grant(grant: Grant) -> proto::Grant {
         id,
         key,
         issuer,
+        lineage: _,
         state,
         generation,
+        last_attempt: _,
+        unhelpful,
         key_version,
         scopes,
+        asked,
         resource: _,
         created_at,
         refreshed_at,
         idle_expires_at,
         absolute_expires_at,
         next_refresh_at: _,
-        not_before: _,
+        not_before,
     } = grant;
     let (state, cause, probe_after) = match state {
         GrantState::Active => (proto::GrantState::Active, "", None),
@@ -128,6 +133,13 @@ pub(super) fn grant(grant: Grant) -> proto::Grant {
         GrantState::Revoked => (proto::GrantState::Revoked, "revoked_by_provider", None),
         GrantState::Lost { cause } => (proto::GrantState::Lost, cause.as_str(), None),
         GrantState::Reauth { error, .. } => (proto::GrantState::Reauth, error, None),
+    };
+    let stalled = unhelpful >= UNHELPFUL_ALERT
+        && matches!(state, proto::GrantState::Active | proto::GrantState::InDoubt);
+    let (state, cause) = if stalled {
+        (proto::GrantState::Stalled, DoubtCause::AmbiguousAnswer.as_str())
+    } else {
+        (state, cause)
     };
     proto::Grant {
         tenant: key.tenant.to_string(),
@@ -145,6 +157,9 @@ pub(super) fn grant(grant: Grant) -> proto::Grant {
         absolute_expire_time: absolute_expires_at.map(time),
         cause: cause.to_owned(),
         probe_after_time: probe_after.map(time),
+        unhelpful_answers: unhelpful,
+        next_attempt_time: probe_after.or(not_before).map(time),
+        asked_scopes: words(&asked),
     }
 }
 

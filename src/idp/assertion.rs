@@ -38,6 +38,14 @@ pub struct VerifiedUser {
     pub expires_at: Option<Timestamp>,
 }
 
+impl VerifiedUser {
+    /// Whether the proof has the name in any of its claims.
+    #[must_use]
+    pub fn names(&self, _subject: &SubjectId) -> bool {
+        false
+    }
+}
+
 /// Why a user's token was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AssertionError {

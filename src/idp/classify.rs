@@ -36,6 +36,8 @@ pub struct Refusal {
     /// for `InvalidGrant` and `InteractionRequired`, which say more, and is
     /// false there.
     pub proves_unused: bool,
+    /// Whether it is a whole error of the provider itself: 4xx with a JSON `error`.
+    pub complete: bool,
     /// Status, known words, numbers and identifiers, for the log.
     pub detail: String,
     /// How long the provider asks to wait.
@@ -101,6 +103,8 @@ pub fn classify(profile: &Profile, answer: &RawAnswer) -> Verdict {
     Verdict::Refused(Refusal {
         proves_unused: proves_unused(profile, &kind, error),
         detail: detail(answer.status(), &fields, error, suberror),
+        complete: matches!(answer.status(), 400..=407 | 409..=428 | 430..=499)
+            && fields.text("error").is_some(),
         retry_after: answer.retry_after(),
         kind,
     })

@@ -78,6 +78,11 @@ impl Credentials {
         matches!(self, Self::Assertion(_))
     }
 
+    /// When the provider stops accepting what is sent until `send_by`.
+    pub(super) fn fenced_at(&self, send_by: Timestamp, tolerance: Duration) -> Option<Timestamp> {
+        self.fences().then(|| Timestamp(expiry(send_by).saturating_mul(1000)).plus(tolerance))
+    }
+
     /// Proves the client to `audience`, the token endpoint.
     pub(super) fn prove(
         &self,
@@ -96,7 +101,7 @@ impl Credentials {
                 Ok(Proven { fields: Vec::new(), authorization: Some(header.clone()), fenced_at: None })
             }
             Self::Assertion(signer) => {
-                let exp = proof.send_by.plus(ASSERTION_SLACK).unix_seconds();
+                let exp = expiry(proof.send_by);
                 let claims = AssertionClaims {
                     aud: audience,
                     iss: client_id,
@@ -112,7 +117,7 @@ impl Credentials {
                         ("client_assertion_type", Zeroizing::new(ASSERTION_TYPE.to_owned())),
                     ],
                     authorization: None,
-                    fenced_at: Some(Timestamp(exp.saturating_mul(1000)).plus(tolerance)),
+                    fenced_at: self.fenced_at(proof.send_by, tolerance),
                 })
             }
         }
@@ -127,6 +132,11 @@ impl fmt::Debug for Credentials {
             Self::Assertion(_) => "Assertion(redacted)",
         })
     }
+}
+
+/// The `exp` of an assertion whose request may be sent until `send_by`.
+fn expiry(send_by: Timestamp) -> i64 {
+    send_by.plus(ASSERTION_SLACK).unix_seconds()
 }
 
 fn given(secret: &ClientSecret) -> Result<(), String> {

@@ -13,12 +13,21 @@ use moka::sync::Cache;
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Generation, GrantKey};
-use crate::domain::id::TenantId;
+use crate::domain::id::{CallerId, TenantId};
 use crate::domain::scope::{ScopeSet, Target};
 use crate::secret::AccessToken;
 
-/// Most targets remembered per grant; the oldest goes.
-const TARGETS_PER_GRANT: usize = 32;
+/// Most targets remembered per grant. The oldest goes of the caller that has most,
+/// so that nobody's choices push out another's.
+pub const TARGETS_PER_GRANT: usize = 32;
+
+/// Most refused targets of one caller remembered per grant. Who has as many waits
+/// before asking for yet another one.
+pub const REFUSED_PER_CALLER: usize = 16;
+
+/// How long a refused target is remembered where asking for it costs the grant a
+/// request of its own.
+pub const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// An access token whose grant's generation is durable (invariant I5).
 #[derive(Debug)]
@@ -65,25 +74,40 @@ impl Default for Limits {
     }
 }
 
-/// Tokens of one grant.
-type Tokens = Arc<[(Target, Arc<IssuedToken>)]>;
+/// Tokens of one grant, the oldest first.
+type Tokens = Arc<[Held]>;
 
-/// A negative answer and how long it holds. `target` is `None` when it holds
-/// for whatever is asked of the grant.
+/// A token, what it is for, and who asked first.
+#[derive(Debug, Clone)]
+struct Held {
+    target: Target,
+    caller: CallerId,
+    token: Arc<IssuedToken>,
+}
+
+/// A failure that would be the same again, and how long it holds.
 #[derive(Debug, Clone)]
 struct Negative {
-    target: Option<Target>,
     failure: Failure,
     until: Timestamp,
     /// When a retry makes sense; the answer may be forgotten before.
     retry_at: Option<Timestamp>,
 }
 
-/// The memory of access tokens and of negative answers.
+/// A target that was refused, and who asked for it.
+#[derive(Debug, Clone)]
+struct Refused {
+    target: Target,
+    caller: CallerId,
+    negative: Negative,
+}
+
+/// The memory of access tokens, of failures, and of refused targets.
 #[derive(Debug)]
 pub struct TokenCache {
     tokens: Cache<GrantKey, Tokens>,
     negatives: Cache<GrantKey, Arc<Negative>>,
+    refused: Cache<GrantKey, Arc<[Refused]>>,
     limits: Limits,
 }
 
@@ -101,28 +125,41 @@ impl TokenCache {
             .build();
         let negatives =
             Cache::builder().max_capacity(limits.max_negative).time_to_live(limits.negative).build();
-        Self { tokens, negatives, limits }
+        let refused = Cache::builder()
+            .max_capacity(limits.max_negative)
+            .weigher(|_, refused: &Arc<[Refused]>| u32::try_from(refused.len()).unwrap_or(u32::MAX))
+            .time_to_live(REFUSED_FOR.max(limits.negative))
+            .build();
+        Self { tokens, negatives, refused, limits }
     }
 
     /// The token for a target, whatever life it has left.
     #[must_use]
     pub fn find(&self, key: &GrantKey, target: &Target) -> Option<Arc<IssuedToken>> {
         let tokens = self.tokens.get(key)?;
-        tokens.iter().find(|(t, _)| t == target).map(|(_, token)| Arc::clone(token))
+        tokens.iter().find(|held| held.target == *target).map(|held| Arc::clone(&held.token))
     }
 
     /// Remembers a token. The caller holds the grant's lock.
-    pub fn insert(&self, key: &GrantKey, target: Target, token: Arc<IssuedToken>, now: Timestamp) {
+    pub fn insert(
+        &self,
+        key: &GrantKey,
+        target: Target,
+        caller: &CallerId,
+        token: Arc<IssuedToken>,
+        now: Timestamp,
+    ) {
         let known = self.tokens.get(key);
         let others = known
             .iter()
             .flat_map(|tokens| tokens.iter())
-            .filter(|(t, token)| *t != target && token.expires_at > now);
+            .filter(|held| held.target != target && held.token.expires_at > now);
         let mut tokens: Vec<_> = others.cloned().collect();
         if tokens.len() >= TARGETS_PER_GRANT {
-            tokens.remove(0);
+            tokens.remove(oldest_of_the_greediest(&tokens, caller));
         }
-        tokens.push((target, token));
+        self.accept(key, &target);
+        tokens.push(Held { target, caller: caller.clone(), token });
         self.tokens.insert(key.clone(), tokens.into());
         self.negatives.invalidate(key);
     }
@@ -130,36 +167,66 @@ impl TokenCache {
     /// When the last token of the grant expires.
     #[must_use]
     pub fn last_expiry(&self, key: &GrantKey) -> Option<Timestamp> {
-        self.tokens.get(key)?.iter().map(|(_, token)| token.expires_at).max()
+        self.tokens.get(key)?.iter().map(|held| held.token.expires_at).max()
     }
 
-    /// The negative answer that holds for a target.
+    /// The failure that holds for a target.
     #[must_use]
     pub fn negative(&self, key: &GrantKey, target: &Target, now: Timestamp) -> Option<Failure> {
-        let negative = self.negatives.get(key)?;
-        let holds = now < negative.until && negative.target.as_ref().is_none_or(|t| t == target);
-        holds.then(|| {
-            let failure = negative.failure.clone();
-            match negative.retry_at {
-                Some(at) => failure.retry_after(at.since(now)),
-                None => failure,
-            }
-        })
+        if let Some(failure) = self.negatives.get(key).and_then(|negative| negative.holds(now)) {
+            return Some(failure);
+        }
+        let refused = self.refused.get(key)?;
+        refused.iter().find(|refused| refused.target == *target)?.negative.holds(now)
     }
 
-    /// Remembers a negative answer, at most as long as the limits say.
-    pub fn remember_negative(
-        &self,
-        key: &GrantKey,
-        target: Option<Target>,
-        failure: &Failure,
-        now: Timestamp,
-    ) {
+    /// When the caller may ask for yet another target, when it has had as many
+    /// refused as it may.
+    #[must_use]
+    pub fn refused_too_many(&self, key: &GrantKey, caller: &CallerId, now: Timestamp) -> Option<Timestamp> {
+        let refused = self.refused.get(key)?;
+        let mine = refused.iter().filter(|r| r.caller == *caller && r.negative.until > now);
+        let ends: Vec<Timestamp> = mine.map(|refused| refused.negative.until).collect();
+        if ends.len() < REFUSED_PER_CALLER { None } else { ends.into_iter().min() }
+    }
+
+    /// Remembers a failure of the grant, at most as long as the limits say.
+    pub fn remember_negative(&self, key: &GrantKey, failure: &Failure, now: Timestamp) {
         let span = failure.retry_delay().map_or(self.limits.negative, |d| d.min(self.limits.negative));
         if !span.is_zero() {
-            let retry_at = failure.retry_delay().map(|delay| now.plus(delay));
-            let negative = Negative { target, failure: failure.clone(), until: now.plus(span), retry_at };
-            self.negatives.insert(key.clone(), Arc::new(negative));
+            self.negatives.insert(key.clone(), Arc::new(Negative::new(failure, span, now)));
+        }
+    }
+
+    /// Remembers that a target was refused: nothing else of the grant is. The
+    /// caller holds the grant's lock.
+    pub fn remember_refused(
+        &self,
+        key: &GrantKey,
+        target: &Target,
+        caller: &CallerId,
+        failure: &Failure,
+        costs_a_request: bool,
+        now: Timestamp,
+    ) {
+        let span = if costs_a_request { REFUSED_FOR } else { self.limits.negative };
+        let known = self.refused.get(key);
+        let others = known
+            .iter()
+            .flat_map(|refused| refused.iter())
+            .filter(|refused| refused.target != *target && refused.negative.until > now);
+        let mut refused: Vec<_> = others.cloned().collect();
+        let negative = Negative::new(failure, span, now);
+        refused.push(Refused { target: target.clone(), caller: caller.clone(), negative });
+        self.refused.insert(key.clone(), refused.into());
+    }
+
+    /// Forgets that a target was refused.
+    fn accept(&self, key: &GrantKey, target: &Target) {
+        let Some(known) = self.refused.get(key) else { return };
+        if known.iter().any(|refused| refused.target == *target) {
+            let others = known.iter().filter(|refused| refused.target != *target);
+            self.refused.insert(key.clone(), others.cloned().collect());
         }
     }
 
@@ -172,6 +239,7 @@ impl TokenCache {
     pub fn forget(&self, key: &GrantKey) {
         self.tokens.invalidate(key);
         self.negatives.invalidate(key);
+        self.refused.invalidate(key);
     }
 
     /// Forgets everything of a tenant. The gate already keeps its tokens in;
@@ -192,14 +260,41 @@ impl TokenCache {
     }
 }
 
+impl Negative {
+    fn new(failure: &Failure, span: Duration, now: Timestamp) -> Self {
+        let retry_at = failure.retry_delay().map(|delay| now.plus(delay));
+        Self { failure: failure.clone(), until: now.plus(span), retry_at }
+    }
+
+    fn holds(&self, now: Timestamp) -> Option<Failure> {
+        (now < self.until).then(|| {
+            let failure = self.failure.clone();
+            match self.retry_at {
+                Some(at) => failure.retry_after(at.since(now)),
+                None => failure,
+            }
+        })
+    }
+}
+
+/// Which token goes when there are too many: the oldest one of the caller that
+/// has most, the one who asks counted with what it is about to get.
+fn oldest_of_the_greediest(tokens: &[Held], asking: &CallerId) -> usize {
+    let count = |caller: &CallerId| {
+        tokens.iter().filter(|held| held.caller == *caller).count() + usize::from(caller == asking)
+    };
+    let most = tokens.iter().map(|held| count(&held.caller)).max().unwrap_or_default();
+    tokens.iter().position(|held| count(&held.caller) == most).unwrap_or_default()
+}
+
 fn weight(key: &GrantKey, tokens: &Tokens, least: u64) -> u32 {
     const OVERHEAD: usize = 200;
     let bytes: usize = tokens
         .iter()
-        .map(|(target, token)| {
+        .map(|Held { target, caller, token }| {
             let claims = target.claims.as_ref().map_or(0, |c| c.as_str().len());
             let scopes: usize = target.scopes.iter().chain(token.scopes.iter()).map(|s| s.len() + 32).sum();
-            token.token.expose().len() + claims + scopes + OVERHEAD
+            token.token.expose().len() + claims + scopes + caller.as_str().len() + OVERHEAD
         })
         .sum();
     let names = key.tenant.as_str().len() + key.client.as_str().len() + key.subject.as_str().len();
@@ -225,6 +320,10 @@ mod tests {
         }
     }
 
+    fn caller(name: &str) -> CallerId {
+        CallerId::new(name).unwrap()
+    }
+
     fn token(text: &str) -> Arc<IssuedToken> {
         Arc::new(IssuedToken {
             token: AccessToken::new(text.to_owned()),
@@ -245,8 +344,8 @@ mod tests {
     #[test]
     fn a_token_is_shared_only_for_the_same_scopes_resource_and_claims() {
         let cache = TokenCache::new(Limits::default());
-        cache.insert(&key("u"), target("a"), token("A"), NOW);
-        cache.insert(&key("u"), target("b"), token("B"), NOW);
+        cache.insert(&key("u"), target("a"), &caller("c"), token("A"), NOW);
+        cache.insert(&key("u"), target("b"), &caller("c"), token("B"), NOW);
         let find = |t: &Target| cache.find(&key("u"), t).map(|t| t.token.expose().to_owned());
         assert_eq!(find(&target("a")).as_deref(), Some("A"));
         assert_eq!(find(&target("b")).as_deref(), Some("B"));
@@ -261,7 +360,7 @@ mod tests {
         let limits = Limits { max_tokens: 1000, max_bytes: 100_000, ..Limits::default() };
         let cache = TokenCache::new(limits);
         for n in 0..500 {
-            cache.insert(&key(&format!("u{n}")), target("a"), token(&"x".repeat(2000)), NOW);
+            cache.insert(&key(&format!("u{n}")), target("a"), &caller("c"), token(&"x".repeat(2000)), NOW);
         }
         assert!(cache.bytes() <= 100_000, "{} bytes are held", cache.bytes());
     }
@@ -270,20 +369,54 @@ mod tests {
     fn targets_of_one_grant_are_bounded() {
         let cache = TokenCache::new(Limits::default());
         for n in 0..100 {
-            cache.insert(&key("u"), target(&format!("s{n}")), token("x"), NOW);
+            cache.insert(&key("u"), target(&format!("s{n}")), &caller("c"), token("x"), NOW);
         }
         assert_eq!(cache.tokens.get(&key("u")).unwrap().len(), TARGETS_PER_GRANT);
         assert!(cache.find(&key("u"), &target("s99")).is_some());
     }
 
     #[test]
+    fn one_callers_targets_do_not_push_out_anothers() {
+        let cache = TokenCache::new(Limits::default());
+        for n in 0..4 {
+            cache.insert(&key("u"), target(&format!("good{n}")), &caller("good"), token("x"), NOW);
+        }
+        for n in 0..100 {
+            cache.insert(&key("u"), target(&format!("s{n}")), &caller("greedy"), token("x"), NOW);
+        }
+        for n in 0..4 {
+            assert!(cache.find(&key("u"), &target(&format!("good{n}"))).is_some(), "good{n} is gone");
+        }
+        assert!(cache.find(&key("u"), &target("s99")).is_some());
+        assert!(cache.find(&key("u"), &target("s1")).is_none());
+    }
+
+    #[test]
+    fn refused_targets_are_bounded_per_caller() {
+        let cache = TokenCache::new(Limits::default());
+        let failure = Failure::new(Reason::ProviderRefused, "scope");
+        for n in 0..REFUSED_PER_CALLER {
+            assert_eq!(cache.refused_too_many(&key("u"), &caller("greedy"), NOW), None);
+            let target = target(&format!("s{n}"));
+            cache.remember_refused(&key("u"), &target, &caller("greedy"), &failure, true, NOW);
+        }
+        let end = NOW.plus(REFUSED_FOR);
+        assert_eq!(cache.refused_too_many(&key("u"), &caller("greedy"), NOW), Some(end));
+        assert_eq!(cache.refused_too_many(&key("u"), &caller("modest"), NOW), None);
+        assert_eq!(cache.refused_too_many(&key("u"), &caller("greedy"), end), None);
+        assert!(cache.negative(&key("u"), &target("s3"), NOW).is_some());
+        cache.insert(&key("u"), target("s3"), &caller("modest"), token("x"), NOW);
+        assert!(cache.negative(&key("u"), &target("s3"), NOW).is_none());
+    }
+
+    #[test]
     fn a_negative_answer_ends_with_its_time_and_with_a_new_token() {
         let cache = TokenCache::new(Limits::default());
         let failure = Failure::new(Reason::GrantRevoked, "revoked");
-        cache.remember_negative(&key("u"), None, &failure, NOW);
+        cache.remember_negative(&key("u"), &failure, NOW);
         assert!(cache.negative(&key("u"), &target("a"), NOW).is_some());
         assert!(cache.negative(&key("u"), &target("a"), NOW.plus(Duration::from_secs(5))).is_none());
-        cache.insert(&key("u"), target("a"), token("A"), NOW);
+        cache.insert(&key("u"), target("a"), &caller("c"), token("A"), NOW);
         assert!(cache.negative(&key("u"), &target("a"), NOW).is_none());
     }
 
@@ -291,7 +424,7 @@ mod tests {
     fn a_negative_answer_for_one_target_does_not_hold_for_another() {
         let cache = TokenCache::new(Limits::default());
         let failure = Failure::new(Reason::ScopeNotGranted, "scope");
-        cache.remember_negative(&key("u"), Some(target("a")), &failure, NOW);
+        cache.remember_refused(&key("u"), &target("a"), &caller("c"), &failure, true, NOW);
         assert!(cache.negative(&key("u"), &target("a"), NOW).is_some());
         assert!(cache.negative(&key("u"), &target("b"), NOW).is_none());
     }
@@ -300,8 +433,8 @@ mod tests {
     fn a_tenant_is_forgotten_whole_and_alone() {
         let cache = TokenCache::new(Limits::default());
         let other = GrantKey { tenant: TenantId::new("other").unwrap(), ..key("u") };
-        cache.insert(&key("u"), target("a"), token("A"), NOW);
-        cache.insert(&other, target("a"), token("A"), NOW);
+        cache.insert(&key("u"), target("a"), &caller("c"), token("A"), NOW);
+        cache.insert(&other, target("a"), &caller("c"), token("A"), NOW);
         cache.forget_tenant(&TenantId::new("acme").unwrap());
         assert!(cache.find(&key("u"), &target("a")).is_none());
         assert!(cache.find(&other, &target("a")).is_some());

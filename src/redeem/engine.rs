@@ -1,84 +1,49 @@
 //! Getting an access token: from memory while one lives long enough there,
-//! otherwise by one flight per grant.
+//! otherwise by one flight per grant; and the other ways in to the protocol.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
-use crate::audit::AuditLog;
-use crate::clock::{SharedClock, Timestamp};
+use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::GrantKey;
-use crate::domain::profile::Profile;
+use crate::domain::grant::{Generation, Grant, GrantKey};
+use crate::domain::id::{CallerId, SubjectId, TenantId};
+use crate::domain::profile::Reuse;
 use crate::domain::reason::Reason;
-use crate::domain::scope::Target;
-use crate::entropy::{self, SharedEntropy};
-use crate::idp::Idp;
-use crate::keyring::Keyring;
-use crate::metrics::Counters;
-use crate::store::Store;
+use crate::domain::scope::{ScopeSet, Target};
+use crate::entropy;
+use crate::idp::TokenAnswer;
+use crate::store::StoreError;
 
-use super::cache::{IssuedToken, Limits, TokenCache};
-use super::flight::{Flights, GrantLocks};
+use super::attempt::{Attempts, Redeemed, Wish};
+use super::cache::{IssuedToken, TokenCache};
+use super::ending::{Endings, Renewal};
+use super::enrolment::{Enrolled, Enrolments, Order, Source};
+use super::flight::{Flights, GrantLock, GrantLocks};
 use super::gate::{Gates, Pass};
+use super::marks;
+use super::parts::Parts;
 use super::record::Origin;
+use super::recovery::{Recovered, Recovery};
+use super::revocation::Revocations;
+use super::sealer::Sealer;
 
 /// How long a caller waits for a flight; the flight goes on.
-const WAIT: Duration = Duration::from_secs(30);
+pub const WAIT: Duration = Duration::from_secs(30);
 
-/// How often a grant is refreshed whose provider names no idle lifetime.
-const UNNAMED_IDLE: Duration = Duration::from_secs(7 * 86_400);
+/// Most flights of one caller for one grant at once: they redeem one after the
+/// other.
+pub const FLIGHTS_PER_CALLER: usize = 32;
 
-/// Most flights of one grant at once: they redeem one after the other.
-const FLIGHTS_PER_GRANT: usize = 32;
+/// Lifetime of an access token whose answer names none (RFC 6749 section 5.1 only
+/// recommends it).
+const UNNAMED_LIFETIME: Duration = Duration::from_secs(300);
 
-/// What can be set.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Bounds of the token memory.
-    pub cache: Limits,
-    /// How often the job refreshes a grant, whatever its idle lifetime.
-    pub refresh_every: Option<Duration>,
-    /// How long before its idle end the job refreshes a grant.
-    pub refresh_before_idle: Duration,
-    /// Most that a refresh is moved ahead, at random, to spread the load.
-    pub refresh_jitter: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            cache: Limits::default(),
-            refresh_every: None,
-            refresh_before_idle: Duration::from_secs(14 * 86_400),
-            refresh_jitter: Duration::from_secs(6 * 3600),
-        }
-    }
-}
-
-/// What the engine works with.
-pub struct Parts {
-    /// Tenants, grants, attempts.
-    pub store: Arc<dyn Store>,
-    /// Seals and opens.
-    pub keyring: Arc<Keyring>,
-    /// The providers.
-    pub idp: Arc<Idp>,
-    /// Where intents and outcomes are recorded.
-    pub audit: Arc<AuditLog>,
-    /// The time.
-    pub clock: SharedClock,
-    /// Randomness.
-    pub entropy: SharedEntropy,
-    /// Counters.
-    pub metrics: Arc<Counters>,
-    /// The deployment's random identity, which `jti`s are derived from.
-    pub deployment: Uuid,
-    /// What can be set.
-    pub settings: Settings,
-}
+/// Longest lifetime that the memory counts on.
+const LONGEST_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
 /// What a flight brings.
 type Fetched = Result<Arc<IssuedToken>, Failure>;
@@ -86,12 +51,16 @@ type Fetched = Result<Arc<IssuedToken>, Failure>;
 /// The engine; clones share everything.
 #[derive(Clone)]
 pub struct Redeemer {
-    pub(super) parts: Arc<Parts>,
-    pub(super) cache: Arc<TokenCache>,
-    pub(super) gates: Arc<Gates>,
-    pub(super) locks: Arc<GrantLocks>,
-    flights: Arc<Flights<(GrantKey, Target), Fetched>>,
-    pub(super) tasks: TaskTracker,
+    parts: Arc<Parts>,
+    attempts: Attempts,
+    enrolments: Enrolments,
+    recovery: Recovery,
+    revocations: Revocations,
+    memory: Arc<TokenCache>,
+    gates: Arc<Gates>,
+    locks: GrantLocks,
+    flights: Arc<Flights<(GrantKey, Target, CallerId), Fetched>>,
+    tasks: TaskTracker,
 }
 
 impl std::fmt::Debug for Redeemer {
@@ -116,11 +85,20 @@ impl Redeemer {
     /// An engine without tokens in memory.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let parts = Arc::new(parts);
+        let sealer = Sealer::new(Arc::clone(&parts.store), Arc::clone(&parts.keyring));
+        let revocations = Revocations::new(Arc::clone(&parts), sealer.clone());
+        let endings = Endings::new(Arc::clone(&parts), sealer.clone(), revocations.clone());
+        let enrolments = Enrolments::new(Arc::clone(&parts), sealer, revocations.clone());
         Self {
-            cache: Arc::new(TokenCache::new(parts.settings.cache)),
-            parts: Arc::new(parts),
+            memory: Arc::new(TokenCache::new(parts.settings.cache)),
+            attempts: Attempts::new(Arc::clone(&parts), endings.clone()),
+            recovery: Recovery::new(Arc::clone(&parts), endings, enrolments.clone()),
+            enrolments,
+            revocations,
+            parts,
             gates: Arc::default(),
-            locks: Arc::default(),
+            locks: GrantLocks::default(),
             flights: Arc::default(),
             tasks: TaskTracker::new(),
         }
@@ -142,19 +120,14 @@ impl Redeemer {
     ) -> Result<Handed, Failure> {
         let now = self.parts.clock.now();
         if let Some(handed) = self.remembered_token(key, target, now.plus(min_life)) {
-            if now >= handed.token.refresh_at && self.cache.negative(key, target, now).is_none() {
-                self.start_flight(key, target, min_life, &self.ahead(origin));
+            if now >= handed.token.refresh_at && self.memory.negative(key, target, now).is_none() {
+                drop(self.start_flight(key, target, min_life, &self.ahead(origin)));
             }
             self.parts.metrics.cache_hit();
             return Ok(handed);
         }
         self.parts.metrics.cache_miss();
-        drop(self.gates.enter(&key.tenant, &*self.parts.store).await?);
-        let fetched = match self.cache.negative(key, target, now) {
-            Some(negative) => Err(negative),
-            None => self.fly(key, target, min_life, origin).await,
-        };
-        match fetched {
+        match self.fly(key, target, min_life, origin).await {
             Ok(token) => {
                 // A purge may have come while the flight was under way.
                 let pass = self.gates.enter(&key.tenant, &*self.parts.store).await?;
@@ -173,10 +146,88 @@ impl Redeemer {
         }
     }
 
+    /// Redeems a grant's token for the scopes of the grant, whatever is in
+    /// memory: the rotation job's refresh, and probes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redeemer::access_token`].
+    pub async fn refresh(&self, key: &GrantKey, origin: &Origin) -> Result<(), Failure> {
+        let (this, key, origin) = (self.clone(), key.clone(), origin.clone());
+        self.detached(async move {
+            let lock = this.locks.lock(&key, &origin.caller).await;
+            let epoch = this.gates.enter(&key.tenant, &*this.parts.store).await?.epoch;
+            this.redeem(&lock, &key, &Target::default(), epoch, &origin).await.map(drop)
+        })
+        .await
+    }
+
+    /// Enrols a grant; returns it and whether it replaced one. Goes on when the
+    /// caller leaves.
+    ///
+    /// # Errors
+    ///
+    /// The provider refuses, cannot be reached, or its answer proves nothing;
+    /// the tenant is out of service; the vault's files cannot be written.
+    pub async fn enrol(&self, order: Order) -> Result<(Grant, bool), Failure> {
+        let this = self.clone();
+        self.detached(async move { this.enrol_locked(order).await }).await
+    }
+
+    /// Ends a grant: out of memory, out of the store, and at the provider where
+    /// it can be told. Returns whether the provider confirmed.
+    ///
+    /// # Errors
+    ///
+    /// No such grant, or the audit log cannot be written.
+    pub async fn revoke(&self, key: &GrantKey, origin: &Origin) -> Result<bool, Failure> {
+        let (this, key, origin) = (self.clone(), key.clone(), origin.clone());
+        self.detached(async move {
+            let lock = this.locks.lock(&key, &origin.caller).await;
+            drop(this.gates.enter(&key.tenant, &*this.parts.store).await?);
+            // A token that a caller has already been given lives on until it
+            // expires.
+            this.memory.forget(&key);
+            this.revocations.grant(&lock, &key, &origin).await
+        })
+        .await
+    }
+
+    /// Tells the providers that a tenant's refresh tokens are over, as far as they
+    /// can be told within `limit`. Returns how many were confirmed.
+    pub async fn revoke_tenant(&self, tenant: &TenantId, limit: Duration) -> u64 {
+        self.revocations.tenant(tenant, limit).await
+    }
+
+    /// Finishes what a dead process left behind. Called once, before serving.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn recover(&self) -> Result<Recovered, StoreError> {
+        self.recovery.recover().await
+    }
+
+    /// Probes the unknown outcomes whose time has come, and gives up the imports
+    /// whose time is over; returns how many were probed.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn probe_due(&self) -> Result<usize, StoreError> {
+        let due = self.recovery.due(&self.memory).await?;
+        let origin = Origin::recovery();
+        let probes = due.iter().map(|grant| self.refresh(&grant.key, &origin));
+        // Each outcome is in the store, the audit and the log.
+        let outcomes = futures_util::future::join_all(probes).await;
+        self.enrolments.sweep().await?;
+        Ok(outcomes.len())
+    }
+
     /// Tokens in memory, for those that must make them go.
     #[must_use]
     pub fn cache(&self) -> &TokenCache {
-        &self.cache
+        &self.memory
     }
 
     /// The tenants' gates, for those that must close them.
@@ -192,9 +243,17 @@ impl Redeemer {
         tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
     }
 
+    /// A task that goes on when its caller leaves (rule 3).
+    async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.tasks.spawn(work).await.unwrap_or_else(|_| Err(lost()))
+    }
+
     fn remembered_token(&self, key: &GrantKey, target: &Target, lives_until: Timestamp) -> Option<Handed> {
         let pass = self.gates.pass(&key.tenant)?;
-        let token = self.cache.find(key, target)?;
+        let token = self.memory.find(key, target)?;
         let good = token.tenant_epoch == pass.epoch && token.expires_at > lives_until;
         good.then_some(Handed { token, from_cache: true, pass })
     }
@@ -206,18 +265,34 @@ impl Redeemer {
         min_life: Duration,
         origin: &Origin,
     ) -> Result<Arc<IssuedToken>, Failure> {
-        if self.flights.count(|(grant, _)| grant == key) >= FLIGHTS_PER_GRANT {
-            let why = "too many requests for one grant are under way";
-            return Err(Failure::new(Reason::ProviderThrottled, why).retry_after(Duration::from_secs(1)));
+        let now = self.parts.clock.now();
+        // What is known to fail does not wait for the grant's lock. A tenant out
+        // of service says so itself.
+        if self.gates.pass(&key.tenant).is_some()
+            && let Some(negative) = self.memory.negative(key, target, now)
+        {
+            return Err(negative);
         }
+        self.check_share(key, target, &origin.caller)?;
         let mut answer = self.start_flight(key, target, min_life, origin);
-        let landed = tokio::time::timeout(WAIT, answer.wait_for(Option::is_some)).await;
-        match landed {
+        let completed = tokio::time::timeout(WAIT, answer.wait_for(Option::is_some)).await;
+        match completed {
             Ok(Ok(answer)) => answer.clone().unwrap_or_else(|| Err(lost())),
             Ok(Err(_)) => Err(lost()),
             Err(_) => Err(Failure::new(Reason::GrantInDoubt, "the provider has not answered yet")
                 .retry_after(Duration::from_secs(5))),
         }
+    }
+
+    /// Each caller has its own places for a grant; nobody can take all of them.
+    fn check_share(&self, key: &GrantKey, target: &Target, caller: &CallerId) -> Result<(), Failure> {
+        let flight = (key.clone(), target.clone(), caller.clone());
+        let mine = |(grant, _, who): &(GrantKey, Target, CallerId)| grant == key && who == caller;
+        if !self.flights.has(&flight) && self.flights.count(mine) >= FLIGHTS_PER_CALLER {
+            let why = "the caller has too many requests for one grant under way";
+            return Err(Failure::new(Reason::TooManyInFlight, why).retry_after(Duration::from_secs(1)));
+        }
+        Ok(())
     }
 
     fn start_flight(
@@ -226,14 +301,16 @@ impl Redeemer {
         target: &Target,
         min_life: Duration,
         origin: &Origin,
-    ) -> tokio::sync::watch::Receiver<Option<Fetched>> {
-        self.flights.start(&self.tasks, (key.clone(), target.clone()), || {
+    ) -> watch::Receiver<Option<Fetched>> {
+        let flight = (key.clone(), target.clone(), origin.caller.clone());
+        self.flights.start(&self.tasks, flight, || {
             let (this, key, target, origin) = (self.clone(), key.clone(), target.clone(), origin.clone());
             async move { this.fetch(&key, &target, min_life, &origin).await }
         })
     }
 
-    /// One flight: the grant's lock, a second look into memory, an attempt.
+    /// One flight: the caller's turn at the grant, a look into memory, where
+    /// another's flight may have left what is wanted, and a redemption.
     async fn fetch(
         &self,
         key: &GrantKey,
@@ -241,10 +318,10 @@ impl Redeemer {
         min_life: Duration,
         origin: &Origin,
     ) -> Result<Arc<IssuedToken>, Failure> {
-        let lock = self.locks.lock(key).await;
+        let lock = self.locks.lock(key, &origin.caller).await;
         let now = self.parts.clock.now();
         let epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
-        if let Some(token) = self.cache.find(key, target)
+        if let Some(token) = self.memory.find(key, target)
             && token.tenant_epoch == epoch
             && now < token.refresh_at
             // One that never lived as long as asked is the best there is.
@@ -252,45 +329,128 @@ impl Redeemer {
         {
             return Ok(token);
         }
-        let result = self.redeem(&lock, key, target, epoch, origin).await;
-        if let Err(failure) = &result
-            && remembered(failure.reason())
-        {
-            let holds_for = matches!(failure.reason(), Reason::ScopeNotGranted | Reason::ProviderRefused)
-                .then(|| target.clone());
-            self.cache.remember_negative(key, holds_for, failure, self.parts.clock.now());
+        if let Some(negative) = self.memory.negative(key, target, now) {
+            return Err(negative);
+        }
+        if let Some(until) = self.memory.refused_too_many(key, &origin.caller, now) {
+            let why = "the provider has refused too many targets of this caller";
+            return Err(Failure::new(Reason::TooManyInFlight, why).retry_after(until.since(now)));
+        }
+        self.redeem(&lock, key, target, epoch, origin).await
+    }
+
+    /// Redeems, and keeps the memory true to what came of it.
+    async fn redeem(
+        &self,
+        lock: &GrantLock,
+        key: &GrantKey,
+        target: &Target,
+        tenant_epoch: u64,
+        origin: &Origin,
+    ) -> Result<Arc<IssuedToken>, Failure> {
+        let wish = Wish { key, target, origin, served_until: self.memory.last_expiry(key) };
+        let Redeemed { result, own, target_alone } = self.attempts.redeem(lock, &wish).await;
+        if let Some(own) = own {
+            // An access token is welcome here, not needed.
+            let _ = self.remember(key, &Target::default(), &origin.caller, own, tenant_epoch);
+        }
+        let result =
+            result.and_then(|renewal| self.remember(key, target, &origin.caller, renewal, tenant_epoch));
+        if let Err(failure) = &result {
+            let now = self.parts.clock.now();
+            let reason = failure.reason();
+            if matches!(reason, Reason::GrantRevoked | Reason::GrantLost | Reason::IssuerChanged) {
+                // Proven dead: what is left in memory goes with it.
+                self.memory.forget(key);
+            }
+            if target_alone || reason == Reason::ScopeNotGranted {
+                let costs = target_alone && self.minds_a_second_use(key);
+                self.memory.remember_refused(key, target, &origin.caller, failure, costs, now);
+            } else if remembered(reason) {
+                self.memory.remember_negative(key, failure, now);
+            }
         }
         result
     }
 
-    /// Redeems a grant's token for the scopes of the grant, whatever is in
-    /// memory: the rotation job's refresh.
-    ///
-    /// # Errors
-    ///
-    /// As [`Redeemer::access_token`].
-    pub async fn refresh(&self, key: &GrantKey, origin: &Origin) -> Result<(), Failure> {
-        let (this, key, origin) = (self.clone(), key.clone(), origin.clone());
-        let task = self.tasks.spawn(async move {
-            let lock = this.locks.lock(&key).await;
-            let epoch = this.gates.enter(&key.tenant, &*this.parts.store).await?.epoch;
-            this.redeem(&lock, &key, &Target::default(), epoch, &origin).await.map(drop)
-        });
-        task.await.unwrap_or_else(|_| Err(lost()))
+    fn minds_a_second_use(&self, key: &GrantKey) -> bool {
+        self.parts.idp.client(&key.client).is_some_and(|client| client.profile().reuse != Reuse::Tolerated)
     }
 
-    /// When the job refreshes a grant next.
-    pub(super) fn next_refresh_at(&self, profile: &Profile, now: Timestamp) -> Timestamp {
-        let Settings { refresh_every, refresh_before_idle, refresh_jitter, .. } = &self.parts.settings;
-        let span = match profile.idle_lifetime {
-            // Never earlier than half of its idle life, however it is set.
-            Some(idle) => idle.saturating_sub(*refresh_before_idle).max(idle / 2),
-            None => UNNAMED_IDLE,
+    async fn enrol_locked(&self, order: Order) -> Result<(Grant, bool), Failure> {
+        // One import of a token at a time, whichever user it is said to be of.
+        let _token_lock = match &order.source {
+            Source::Assertion(_) => None,
+            Source::Import(token) => {
+                let GrantKey { tenant, client, .. } = &order.key;
+                let mark = marks::import_mark(self.parts.deployment, tenant, client, token)?;
+                let name: String = mark.0.iter().map(|b| format!("{b:02x}")).collect();
+                let subject = SubjectId::new(&format!("import:{name}"));
+                let subject = subject.map_err(|e| Failure::new(Reason::Internal, e.to_string()))?;
+                let key = GrantKey { subject, ..order.key.clone() };
+                Some(self.locks.lock(&key, &order.origin.caller).await)
+            }
         };
-        let span = refresh_every.map_or(span, |every| every.min(span));
-        let jitter = (*refresh_jitter).min(span / 2);
-        let early = entropy::between(&*self.parts.entropy, Duration::ZERO, jitter).unwrap_or_default();
-        now.plus(span - early)
+        let (key, target, caller) = (order.key.clone(), order.target.clone(), order.origin.caller.clone());
+        let lock = self.locks.lock(&key, &caller).await;
+        let tenant_epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
+        let Enrolled { grant, replaced, answer, scopes } = self.enrolments.enrol(&lock, order).await?;
+        self.memory.forget(&key);
+        let renewal = Renewal { answer, scopes, generation: grant.generation };
+        // An access token is welcome here, not needed.
+        if let Ok(token) = self.remember(&key, &target, &caller, renewal, tenant_epoch)
+            && target.resource.is_none()
+            && target.claims.is_none()
+        {
+            // For the scopes of the grant, unless more than those was asked.
+            self.memory.insert(&key, Target::default(), &caller, token, self.parts.clock.now());
+        }
+        Ok((grant, replaced))
+    }
+
+    /// Puts the access token into memory; its grant's generation is durable
+    /// (invariant I5).
+    fn remember(
+        &self,
+        key: &GrantKey,
+        target: &Target,
+        caller: &CallerId,
+        renewal: Renewal,
+        tenant_epoch: u64,
+    ) -> Result<Arc<IssuedToken>, Failure> {
+        let now = self.parts.clock.now();
+        self.memory.forget_negative(key);
+        let Renewal { answer, scopes, generation } = renewal;
+        let issued = Arc::new(self.issued(answer, scopes, generation, tenant_epoch, now)?);
+        self.memory.insert(key, target.clone(), caller, Arc::clone(&issued), now);
+        Ok(issued)
+    }
+
+    fn issued(
+        &self,
+        answer: TokenAnswer,
+        scopes: ScopeSet,
+        generation: Generation,
+        tenant_epoch: u64,
+        now: Timestamp,
+    ) -> Result<IssuedToken, Failure> {
+        let TokenAnswer { access_token, token_type, expires_in, .. } = answer;
+        let token = access_token.filter(|token| !token.expose().is_empty()).ok_or_else(|| {
+            Failure::new(Reason::NoAccessToken, "the provider's answer has no access token")
+        })?;
+        let life = expires_in.unwrap_or(UNNAMED_LIFETIME).min(LONGEST_REMEMBERED);
+        // Refreshed ahead at 50 to 70 % of its lifetime (rule 1).
+        let ahead = entropy::between(&*self.parts.entropy, life.mul_f64(0.5), life.mul_f64(0.7));
+        Ok(IssuedToken {
+            token,
+            token_type,
+            expires_at: now.plus(life),
+            life,
+            refresh_at: now.plus(ahead.unwrap_or(life / 2)),
+            scopes,
+            generation,
+            tenant_epoch,
+        })
     }
 
     fn ahead(&self, origin: &Origin) -> Origin {
@@ -298,7 +458,7 @@ impl Redeemer {
     }
 }
 
-pub(super) fn lost() -> Failure {
+fn lost() -> Failure {
     Failure::new(Reason::Internal, "a task of the vault ended without an answer")
 }
 
@@ -309,9 +469,12 @@ fn passes(reason: Reason) -> bool {
         Reason::GrantInDoubt
             | Reason::ProviderThrottled
             | Reason::ProviderUnavailable
+            | Reason::ProviderBackOff
             | Reason::ProviderRejectedClient
             | Reason::ProviderRefused
             | Reason::StoreUnavailable
+            | Reason::TooManyInFlight
+            | Reason::VaultOverloaded
     )
 }
 
@@ -324,10 +487,11 @@ fn remembered(reason: Reason) -> bool {
             | Reason::GrantRevoked
             | Reason::GrantLost
             | Reason::GrantInDoubt
+            | Reason::IssuerChanged
             | Reason::InteractionRequired
-            | Reason::ScopeNotGranted
             | Reason::ProviderThrottled
             | Reason::ProviderUnavailable
+            | Reason::ProviderBackOff
             | Reason::ProviderRejectedClient
             | Reason::ProviderRefused
     )

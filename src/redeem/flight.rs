@@ -1,50 +1,106 @@
 //! One flight per grant in the process (rule 1), and one answer for all who ask
 //! for the same thing.
 //!
-//! [`GrantLocks`] gives each grant one owner at a time. [`Flights`] lets callers
-//! who want the same result wait for one task, which goes on when they leave.
+//! [`GrantLocks`] gives each grant one owner at a time, and callers their turn:
+//! one caller's many requests delay another's by no more than the one under way.
+//! [`Flights`] lets requests of one caller that want the same result wait for one
+//! task, which goes on when they leave.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::domain::grant::GrantKey;
+use crate::domain::id::CallerId;
+
+type Waiting = HashMap<GrantKey, Turns>;
 
 /// A lock per grant.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct GrantLocks {
-    locks: Mutex<HashMap<GrantKey, Weak<AsyncMutex<()>>>>,
+    held: Arc<Mutex<Waiting>>,
 }
+
+/// Who waits for a grant that is held: callers in the order of their turns, each
+/// with its own requests in order.
+#[derive(Debug, Default)]
+struct Turns(VecDeque<(CallerId, VecDeque<oneshot::Sender<GrantLock>>)>);
 
 /// Held while a grant's refresh token is being used, replaced or deleted.
 #[derive(Debug)]
 pub struct GrantLock {
-    _guard: OwnedMutexGuard<()>,
+    /// `None`: given on to the next.
+    of: Option<(GrantKey, Arc<Mutex<Waiting>>)>,
 }
 
 impl GrantLocks {
-    /// Waits for the grant's lock.
-    pub async fn lock(&self, key: &GrantKey) -> GrantLock {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            if locks.len() > 1024 && locks.len().is_power_of_two() {
-                locks.retain(|_, lock| lock.strong_count() > 0);
-            }
-            match locks.get(key).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::new(AsyncMutex::new(()));
-                    locks.insert(key.clone(), Arc::downgrade(&lock));
-                    lock
+    /// Waits for the caller's turn at the grant.
+    pub async fn lock(&self, key: &GrantKey, caller: &CallerId) -> GrantLock {
+        loop {
+            let turn = {
+                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                match held.entry(key.clone()) {
+                    Entry::Vacant(free) => {
+                        free.insert(Turns::default());
+                        return GrantLock { of: Some((key.clone(), Arc::clone(&self.held))) };
+                    }
+                    Entry::Occupied(mut turns) => turns.get_mut().join(caller),
                 }
+            };
+            // The sender is dropped only with the whole map.
+            if let Ok(lock) = turn.await {
+                return lock;
             }
-        };
-        GrantLock { _guard: lock.lock_owned().await }
+        }
+    }
+}
+
+impl Turns {
+    fn join(&mut self, caller: &CallerId) -> oneshot::Receiver<GrantLock> {
+        let (give, turn) = oneshot::channel();
+        match self.0.iter_mut().find(|(known, _)| known == caller) {
+            Some((_, requests)) => requests.push_back(give),
+            None => self.0.push_back((caller.clone(), VecDeque::from([give]))),
+        }
+        turn
+    }
+
+    /// The next request; its caller goes to the end of the line.
+    fn next(&mut self) -> Option<oneshot::Sender<GrantLock>> {
+        let (caller, mut requests) = self.0.pop_front()?;
+        let next = requests.pop_front();
+        if !requests.is_empty() {
+            self.0.push_back((caller, requests));
+        }
+        next
+    }
+}
+
+impl Drop for GrantLock {
+    fn drop(&mut self) {
+        let Some((key, waiting)) = self.of.take() else { return };
+        loop {
+            let next = {
+                let mut held = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                let next = held.get_mut(&key).and_then(Turns::next);
+                if next.is_none() {
+                    held.remove(&key);
+                }
+                next
+            };
+            let Some(next) = next else { return };
+            let lock = Self { of: Some((key.clone(), Arc::clone(&waiting))) };
+            match next.send(lock) {
+                Ok(()) => return,
+                // Its request has gone away; without a recursion to the next.
+                Err(mut unwanted) => drop(unwanted.of.take()),
+            }
+        }
     }
 }
 
@@ -60,42 +116,24 @@ impl<K, V> Default for Flights<K, V> {
     }
 }
 
-/// The task ended without an answer; it panicked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlightLost;
-
 impl<K, V> Flights<K, V>
 where
     K: Eq + Hash + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Joins the flight for `key`, or starts it as a detached task: a caller
-    /// that goes away ends its own waiting and nothing else (rule 3).
-    ///
-    /// # Errors
-    ///
-    /// When the task panicked.
-    pub async fn join<F>(
-        &self,
-        tasks: &TaskTracker,
-        key: K,
-        start: impl FnOnce() -> F,
-    ) -> Result<V, FlightLost>
-    where
-        F: Future<Output = V> + Send + 'static,
-    {
-        let mut answer = self.start(tasks, key, start);
-        let answer = answer.wait_for(Option::is_some).await.map_err(|_| FlightLost)?;
-        answer.clone().ok_or(FlightLost)
-    }
-
     /// How many flights are under way that `which` picks.
     pub fn count(&self, which: impl Fn(&K) -> bool) -> usize {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.keys().filter(|key| which(key)).count()
     }
 
-    /// Starts the flight when there is none, without waiting.
+    /// Whether there is a flight for `key`.
+    pub fn has(&self, key: &K) -> bool {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
+    /// Joins the flight for `key`, or starts it as a detached task: a caller that
+    /// goes away ends its own waiting and nothing else (rule 3). Does not wait.
     pub fn start<F>(
         &self,
         tasks: &TaskTracker,
@@ -112,11 +150,11 @@ where
                 let (sender, receiver) = watch::channel(None);
                 place.insert(receiver.clone());
                 let flight = start();
-                let landing = Landing { flights: Arc::clone(&self.under_way), key };
+                let completed = Completed { flights: Arc::clone(&self.under_way), key };
                 tasks.spawn(async move {
                     let answer = flight.await;
                     // Out of the map first: who comes after the answer starts anew.
-                    drop(landing);
+                    drop(completed);
                     let _ = sender.send(Some(answer));
                 });
                 receiver
@@ -126,12 +164,12 @@ where
 }
 
 /// Takes the flight out of the map, also when its task panics.
-struct Landing<K: Eq + Hash, V> {
+struct Completed<K: Eq + Hash, V> {
     flights: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
     key: K,
 }
 
-impl<K: Eq + Hash, V> Drop for Landing<K, V> {
+impl<K: Eq + Hash, V> Drop for Completed<K, V> {
     fn drop(&mut self) {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
@@ -142,36 +180,96 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use tokio::sync::Notify;
+    use tokio::sync::mpsc;
 
     use super::*;
+    use crate::domain::id::{ClientId, SubjectId, TenantId};
+
+    fn grant() -> GrantKey {
+        GrantKey {
+            tenant: TenantId::new("acme").unwrap(),
+            client: ClientId::new("mail").unwrap(),
+            subject: SubjectId::new("ada").unwrap(),
+        }
+    }
+
+    fn caller(name: &str) -> CallerId {
+        CallerId::new(name).unwrap()
+    }
+
+    fn waiting(locks: &GrantLocks) -> usize {
+        locks.held.lock().unwrap().get(&grant()).map_or(0, |t| t.0.iter().map(|(_, r)| r.len()).sum())
+    }
+
+    /// Starts a request that reports its name when it has the lock.
+    async fn queue(locks: &GrantLocks, name: &'static str, order: &mpsc::UnboundedSender<&'static str>) {
+        let before = waiting(locks);
+        let (locks_of_task, order) = (locks.clone(), order.clone());
+        tokio::spawn(async move {
+            let _lock = locks_of_task.lock(&grant(), &caller(name)).await;
+            order.send(name).unwrap();
+        });
+        while waiting(locks) == before {
+            tokio::task::yield_now().await;
+        }
+    }
 
     #[tokio::test]
-    async fn all_who_ask_while_it_flies_share_one_flight() {
+    async fn callers_take_turns_however_many_requests_each_has() {
+        let locks = GrantLocks::default();
+        let held = locks.lock(&grant(), &caller("first")).await;
+        let (order, mut came) = mpsc::unbounded_channel();
+        for _ in 0..32 {
+            queue(&locks, "greedy", &order).await;
+        }
+        queue(&locks, "modest", &order).await;
+        queue(&locks, "late", &order).await;
+        drop(held);
+        let mut names = Vec::new();
+        for _ in 0..34 {
+            names.push(came.recv().await.unwrap());
+        }
+        assert_eq!(names[..4], ["greedy", "modest", "late", "greedy"]);
+        while !locks.held.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_goes_away_holds_nobody_up() {
+        let locks = GrantLocks::default();
+        let held = locks.lock(&grant(), &caller("first")).await;
+        let (order, mut came) = mpsc::unbounded_channel();
+        let impatient = {
+            let locks = locks.clone();
+            tokio::spawn(async move { locks.lock(&grant(), &caller("impatient")).await })
+        };
+        while waiting(&locks) == 0 {
+            tokio::task::yield_now().await;
+        }
+        impatient.abort();
+        assert!(impatient.await.is_err());
+        queue(&locks, "patient", &order).await;
+        drop(held);
+        assert_eq!(came.recv().await, Some("patient"));
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_while_it_is_under_way_share_one_flight() {
         let (flights, tasks) = (Arc::new(Flights::<u8, u32>::default()), TaskTracker::new());
         let (starts, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
-        let callers: Vec<_> = (0..50)
+        let mut callers: Vec<_> = (0..50)
             .map(|_| {
-                let (flights, tasks, starts, go) =
-                    (flights.clone(), tasks.clone(), starts.clone(), go.clone());
-                tokio::spawn(async move {
-                    flights
-                        .join(&tasks, 7, || async move {
-                            go.notified().await;
-                            starts.fetch_add(1, Ordering::SeqCst)
-                        })
-                        .await
+                let (starts, go) = (starts.clone(), go.clone());
+                flights.start(&tasks, 7, || async move {
+                    go.notified().await;
+                    starts.fetch_add(1, Ordering::SeqCst)
                 })
             })
             .collect();
-        while flights.under_way.lock().unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..200 {
-            tokio::task::yield_now().await;
-        }
         go.notify_one();
-        for caller in callers {
-            assert_eq!(caller.await.unwrap(), Ok(0));
+        for caller in &mut callers {
+            assert_eq!(*caller.wait_for(Option::is_some).await.unwrap(), Some(0));
         }
         assert!(flights.under_way.lock().unwrap().is_empty());
     }
@@ -179,24 +277,24 @@ mod tests {
     #[tokio::test]
     async fn a_flight_goes_on_when_its_caller_leaves() {
         let (flights, tasks) = (Flights::<u8, u32>::default(), TaskTracker::new());
-        let (go, landed) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
-        let (go2, landed2) = (go.clone(), landed.clone());
-        let waiting = flights.join(&tasks, 7, || async move {
+        let (go, completed) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
+        let (go2, completed2) = (go.clone(), completed.clone());
+        drop(flights.start(&tasks, 7, || async move {
             go2.notified().await;
-            landed2.fetch_add(1, Ordering::SeqCst)
-        });
-        assert!(tokio::time::timeout(std::time::Duration::from_millis(1), waiting).await.is_err());
+            completed2.fetch_add(1, Ordering::SeqCst)
+        }));
         go.notify_one();
         tasks.close();
         tasks.wait().await;
-        assert_eq!(landed.load(Ordering::SeqCst), 1);
+        assert_eq!(completed.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
     async fn a_panic_leaves_no_flight_behind() {
         let (flights, tasks) = (Flights::<u8, u32>::default(), TaskTracker::new());
-        let lost = flights.join(&tasks, 7, || async { panic!("a defect") }).await;
-        assert_eq!(lost, Err(FlightLost));
-        assert_eq!(flights.join(&tasks, 7, || async { 1 }).await, Ok(1));
+        let mut lost = flights.start(&tasks, 7, || async { panic!("a defect") });
+        assert!(lost.wait_for(Option::is_some).await.is_err());
+        let mut found = flights.start(&tasks, 7, || async { 1 });
+        assert_eq!(*found.wait_for(Option::is_some).await.unwrap(), Some(1));
     }
 }

@@ -2,6 +2,7 @@
 //! sent (invariant I11) and one for its outcome.
 
 use crate::audit::{AuditLog, AuditUnavailable, Entry, Kind};
+use crate::authn::Caller;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{AttemptId, GrantId, GrantKey};
 use crate::domain::id::CallerId;
@@ -15,6 +16,13 @@ pub struct Origin {
     pub request_id: String,
     /// The caller, or a part of the vault itself ("system:…").
     pub caller: CallerId,
+}
+
+impl Origin {
+    /// What the vault does on its own account: recovery and probes.
+    pub(super) fn recovery() -> Self {
+        Self { request_id: "recovery".to_owned(), caller: Caller::system("system:recovery").id().clone() }
+    }
 }
 
 /// What an attempt's entries have in common.

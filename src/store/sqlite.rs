@@ -6,7 +6,8 @@
 //!   readers, the settings that make commits durable and deletions real;
 //! - `schema`: the tables and their migrations;
 //! - `rows`: rows to domain types and back;
-//! - `tenants`, `grants`, `rotation`: the operations of [`Store`];
+//! - `tenants`, `grants`, `attempts`, `enrolments`, `rotation`: the operations
+//!   of [`Store`];
 //! - `keys`: the key store.
 //!
 //! This is the only module that talks to SQLite.
@@ -17,18 +18,21 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::domain::grant::{AttemptId, Grant, GrantId, GrantKey, GrantState};
+use crate::domain::grant::{AttemptId, Grant, GrantId, GrantKey};
 use crate::domain::id::{ClientId, TenantId};
 use crate::domain::key::KeyVersion;
 use crate::domain::rotation::Run;
 use crate::domain::tenant::Tenant;
 use crate::seal::Sealed;
 use crate::store::{
-    Claim, ClaimLost, Commit, CommitRefused, DueCursor, GrantCursor, Intake, IntakeCommit, OpenAttempt,
-    OpenIntake, Refusable, Reseal, SealedGrant, Store, StoreError, TenantRefused,
+    Advance, AdvanceRefused, AnswerOf, Claim, ClaimRefused, DueCursor, Enrolment, EnrolmentCommit,
+    EnrolmentRefused, EnrolmentStage, GrantCursor, ImportMark, OpenAttempt, OpenEnrolment, Refusable, Reseal,
+    SealedGrant, Settled, Store, StoreError, TenantRefused,
 };
 
+mod attempts;
 mod db;
+mod enrolments;
 mod grants;
 mod keys;
 mod rotation;
@@ -152,75 +156,71 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn sealed_grants(
+        &self,
+        tenant: &TenantId,
+        after: Option<GrantId>,
+        limit: u32,
+    ) -> Result<Vec<SealedGrant>, StoreError> {
+        let tenant = tenant.clone();
+        self.db.read("list sealed grants", move |c| grants::list_sealed(c, &tenant, after, limit)).await
+    }
+
     async fn delete_grant(&self, id: GrantId) -> Result<bool, StoreError> {
         self.db.write("delete grant", move |c| grants::delete(c, id)).await
     }
 
-    async fn claim(&self, claim: Claim) -> Refusable<SealedGrant, ClaimLost> {
-        self.db.write("commit 1", move |c| grants::claim(c, &claim)).await
+    async fn claim(&self, claim: Claim) -> Refusable<SealedGrant, ClaimRefused> {
+        self.db.write("commit 1", move |c| attempts::claim(c, &claim)).await
     }
 
     async fn record_answer(
         &self,
-        attempt: AttemptId,
+        of: AnswerOf,
         key_version: KeyVersion,
         answer: &Sealed,
     ) -> Result<bool, StoreError> {
         let answer = answer.clone();
-        self.db
-            .write("record answer", move |c| {
-                grants::record_answer(c, "attempt", attempt, key_version, &answer)
-            })
-            .await
+        self.db.write("record answer", move |c| attempts::record_answer(c, of, key_version, &answer)).await
     }
 
-    async fn commit(&self, commit: Commit) -> Refusable<Grant, CommitRefused> {
-        self.db.write("commit 2", move |c| grants::commit(c, &commit)).await
+    async fn advance(&self, advance: Advance) -> Refusable<Settled, AdvanceRefused> {
+        self.db.write("commit 2", move |c| attempts::advance(c, &advance)).await
     }
 
-    async fn settle(
+    async fn begin_enrolment(&self, enrolment: &Enrolment) -> Refusable<(), EnrolmentRefused> {
+        let enrolment = enrolment.clone();
+        self.db.write("begin enrolment", move |c| enrolments::begin(c, &enrolment)).await
+    }
+
+    async fn suspend_enrolment(&self, id: AttemptId, stage: EnrolmentStage) -> Result<bool, StoreError> {
+        self.db.write("suspend enrolment", move |c| enrolments::suspend(c, id, stage)).await
+    }
+
+    async fn commit_enrolment(&self, commit: EnrolmentCommit) -> Refusable<(Grant, bool), EnrolmentRefused> {
+        self.db.write("commit enrolment", move |c| enrolments::commit(c, &commit)).await
+    }
+
+    async fn abandon_enrolment(&self, id: AttemptId) -> Result<(), StoreError> {
+        self.db.write("abandon enrolment", move |c| enrolments::abandon(c, id)).await
+    }
+
+    async fn open_import(
         &self,
-        grant: GrantId,
-        attempt: AttemptId,
-        state: GrantState,
-        not_before: Option<Timestamp>,
-    ) -> Refusable<Grant, ClaimLost> {
-        self.db.write("settle attempt", move |c| grants::settle(c, grant, attempt, &state, not_before)).await
-    }
-
-    async fn begin_intake(&self, intake: &Intake) -> Refusable<(), CommitRefused> {
-        let intake = intake.clone();
-        self.db.write("begin intake", move |c| grants::begin_intake(c, &intake)).await
-    }
-
-    async fn record_intake_answer(
-        &self,
-        attempt: AttemptId,
-        key_version: KeyVersion,
-        answer: &Sealed,
-    ) -> Result<bool, StoreError> {
-        let answer = answer.clone();
-        self.db
-            .write("record intake answer", move |c| {
-                grants::record_answer(c, "intake", attempt, key_version, &answer)
-            })
-            .await
-    }
-
-    async fn commit_intake(&self, commit: IntakeCommit) -> Refusable<(Grant, bool), CommitRefused> {
-        self.db.write("commit intake", move |c| grants::commit_intake(c, &commit)).await
-    }
-
-    async fn abandon_intake(&self, attempt: AttemptId) -> Result<(), StoreError> {
-        self.db.write("abandon intake", move |c| grants::abandon_intake(c, attempt)).await
+        tenant: &TenantId,
+        client: &ClientId,
+        mark: ImportMark,
+    ) -> Result<Option<OpenEnrolment>, StoreError> {
+        let (tenant, client) = (tenant.clone(), client.clone());
+        self.db.read("find open import", move |c| enrolments::find_import(c, &tenant, &client, mark)).await
     }
 
     async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, StoreError> {
-        self.db.read("find open attempts", grants::open_attempts).await
+        self.db.read("find open attempts", attempts::open).await
     }
 
-    async fn open_intakes(&self) -> Result<Vec<OpenIntake>, StoreError> {
-        self.db.read("find open intakes", grants::open_intakes).await
+    async fn open_enrolments(&self) -> Result<Vec<OpenEnrolment>, StoreError> {
+        self.db.read("find open enrolments", enrolments::open).await
     }
 
     async fn due_probes(
@@ -229,7 +229,7 @@ impl Store for SqliteStore {
         orphaned_before: Timestamp,
         limit: u32,
     ) -> Result<Vec<Grant>, StoreError> {
-        self.db.read("find due probes", move |c| grants::due_probes(c, now, orphaned_before, limit)).await
+        self.db.read("find due probes", move |c| attempts::due_probes(c, now, orphaned_before, limit)).await
     }
 
     async fn due_refreshes(

@@ -1,16 +1,29 @@
 //! What may happen in a state of the world.
 
 use obo_vault::domain::grant::{Attempt, GrantState};
-use obo_vault::redeem::step::{HARD_LIMIT, SEND_WITHIN};
+use obo_vault::domain::protocol::bounds::{HARD_LIMIT, SEND_WITHIN};
 
 use super::time::{NOW, TICK};
 use super::{Answer, Doing, Replica, Request, Says, World, number};
 use crate::design::{Design, Exclusion, Journal, Sleep};
 
+/// How a provider refuses what a caller chose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Refusing {
+    /// With a word of its own, the token untouched.
+    Untouched,
+    /// With a word of its own, and the token is spent all the same.
+    Spent,
+    /// It calls the token invalid, which it is not.
+    CalledInvalid,
+}
+
 /// What may happen next. Numbers are replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
     Claim(usize),
+    /// With scopes, a resource or claims that a caller chose.
+    ClaimChoice(usize),
     Send(usize),
     /// No byte was written: too late, or no connection.
     DoNotSend(usize),
@@ -19,6 +32,8 @@ pub(crate) enum Action {
     Throttle(Request),
     /// The token is spent, and the answer is a server error.
     Break(Request),
+    /// The provider refuses what a caller chose.
+    RefuseChoice(Request, Refusing),
     LoseRequest(Request),
     LoseAnswer(Answer),
     Receive(usize, Answer),
@@ -27,6 +42,8 @@ pub(crate) enum Action {
     /// The answer becomes durable.
     Record(usize),
     Commit(usize),
+    /// A commit that happens, and whose acknowledgement is lost.
+    CommitUnacknowledged(usize),
     /// The attempt's owner is taken for dead.
     OwnerDied,
     Crash(usize),
@@ -52,6 +69,9 @@ impl World {
                 Doing::Nothing => {
                     if self.store_is_up && self.may_claim(design, replica) {
                         actions.push(Action::Claim(i));
+                        if self.spent.choices < bounds.choices {
+                            actions.push(Action::ClaimChoice(i));
+                        }
                     }
                 }
                 Doing::Prepared(flight) => {
@@ -84,6 +104,9 @@ impl World {
             }
             if replica.journal.is_some() && self.store_is_up {
                 actions.push(Action::Commit(i));
+                if self.spent.lost_acknowledgements < bounds.lost_acknowledgements {
+                    actions.push(Action::CommitUnacknowledged(i));
+                }
             }
             if self.spent.crashes < bounds.crashes {
                 actions.push(Action::Crash(i));
@@ -91,6 +114,11 @@ impl World {
         }
         for request in &self.requests {
             actions.push(Action::Deliver(*request));
+            if request.is_choice {
+                for how in [Refusing::Untouched, Refusing::Spent, Refusing::CalledInvalid] {
+                    actions.push(Action::RefuseChoice(*request, how));
+                }
+            }
             if fault {
                 actions.extend([
                     Action::LoseRequest(*request),
@@ -141,9 +169,10 @@ impl World {
         let GrantState::Sending(attempt) = &self.row.grant else { return false };
         let held = self.replicas.iter().any(|r| {
             let flies = r.flight().is_some_and(|flight| flight.attempt.id == attempt.id);
-            r.is_up && (flies || r.journal.is_some_and(|kept| kept.attempt == attempt.id))
+            r.is_up && (flies || r.journal.is_some_and(|kept| kept.of.attempt == attempt.id))
         });
-        design.exclusion == Exclusion::Row && (!held || attempt.started_at <= NOW.minus(TICK * 2))
+        matches!(design.exclusion, Exclusion::Row | Exclusion::AdoptsLive)
+            && (!held || attempt.started_at <= NOW.minus(TICK * 2))
     }
 
     /// A live process does what it has to before a probe is due, as far as the

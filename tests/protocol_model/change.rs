@@ -1,14 +1,15 @@
-//! What an action changes. Whatever a replica decides, `redeem::step` decides.
+//! What an action changes. Whatever a replica decides, `domain::protocol` decides.
 
 use std::time::Duration;
 
-use obo_vault::domain::grant::{Attempt, AttemptId, Epoch, GrantState};
-use obo_vault::redeem::step::{self, Alert, Effect, Event, Refused, SEND_WITHIN};
+use obo_vault::domain::grant::{Asks, Attempt, AttemptId, DoubtCause, Epoch, GrantState, Owner};
+use obo_vault::domain::protocol::bounds::SEND_WITHIN;
+use obo_vault::domain::protocol::{self, Advanced, Alert, AttemptRef, Claim, End, Refused, State};
 use uuid::Uuid;
 
-use super::action::Action;
+use super::action::{Action, Refusing};
 use super::time::NOW;
-use super::{Answer, Doing, Flight, Kept, Request, Says, World, number};
+use super::{Answer, Doing, Flight, Kept, Request, Says, World, lineage, number};
 use crate::design::{Design, Exclusion, Journal};
 
 /// How long after `send_by` a client assertion expires.
@@ -18,7 +19,8 @@ impl World {
     /// Lets it happen.
     pub(crate) fn apply(&mut self, design: &Design, action: &Action) {
         match *action {
-            Action::Claim(i) => self.claim(design, i),
+            Action::Claim(i) => self.claim(design, i, false),
+            Action::ClaimChoice(i) => self.claim(design, i, true),
             Action::Send(i) => {
                 if let Doing::Prepared(flight) = self.replicas[i].doing.clone() {
                     self.requests.insert(Request::of(&flight, false));
@@ -30,7 +32,7 @@ impl World {
                     if NOW < flight.attempt.started_at.plus(SEND_WITHIN) {
                         self.spent.faults += 1;
                     }
-                    self.take_step(design, &flight, &Event::Unsent(flight.attempt.id));
+                    self.end(design, &flight, &End::Unsent);
                 }
             }
             Action::Deliver(request) => {
@@ -49,6 +51,11 @@ impl World {
                 self.serve(design, request);
                 self.answers.insert(Answer { attempt: request.attempt, says: Says::Broken });
             }
+            Action::RefuseChoice(request, how) => {
+                self.requests.remove(&request);
+                let says = self.refuse_choice(design, request, how);
+                self.answers.insert(Answer { attempt: request.attempt, says });
+            }
             Action::LoseRequest(request) => {
                 self.spent.faults += 1;
                 self.requests.remove(&request);
@@ -61,7 +68,7 @@ impl World {
             Action::GiveUp(i) => {
                 if let Doing::Waiting(flight) = self.replicas[i].take() {
                     self.count_reset(&flight);
-                    self.take_step(design, &flight, &Event::Interrupted(flight.attempt.id));
+                    self.end(design, &flight, &End::Interrupted);
                 }
             }
             Action::SendAgain(i) => {
@@ -72,7 +79,7 @@ impl World {
             }
             Action::Record(i) => {
                 if let Doing::Received(flight, new_token) = self.replicas[i].take() {
-                    let kept = Kept { attempt: flight.attempt.id, new_token };
+                    let kept = Kept { of: flight.of, new_token };
                     if design.journal == Journal::None {
                         self.commit(design, kept);
                     } else {
@@ -85,10 +92,17 @@ impl World {
                     self.commit(design, kept);
                 }
             }
+            Action::CommitUnacknowledged(i) => {
+                self.spent.lost_acknowledgements += 1;
+                if let Some(kept) = self.replicas[i].journal {
+                    self.commit(design, kept);
+                }
+            }
             Action::OwnerDied => {
                 if let GrantState::Sending(attempt) = self.row.grant.clone() {
-                    let flight = Flight { attempt, token: self.stored_token };
-                    self.take_step(design, &flight, &Event::OwnerDied(flight.attempt.id));
+                    let (of, owner) = (self.reference(attempt.id), attempt.owner);
+                    let flight = Flight { attempt, of, token: self.stored_token, is_choice: false };
+                    self.end(design, &flight, &End::OwnerDied(owner));
                 }
             }
             Action::Crash(i) => {
@@ -104,12 +118,11 @@ impl World {
             Action::StoreReturns => self.store_is_up = true,
             Action::Replace => {
                 self.spent.intakes += 1;
-                if let Ok(next) = step::step(&self.row, &Event::Replaced, &design.profile, NOW) {
-                    self.verdicts.went_back |= next.state.generation <= self.row.generation;
-                    self.row = next.state;
-                    self.stored_token = self.provider.begin_family();
-                    self.verdicts.alerts = 0;
-                }
+                let next = State::enrolled(Some(self.row.generation), lineage(self.spent.intakes));
+                self.verdicts.went_back |= next.generation <= self.row.generation;
+                self.row = next;
+                self.stored_token = self.provider.begin_family();
+                self.verdicts.alerts = 0;
             }
             Action::Tick => self.grow_older(),
         }
@@ -119,76 +132,94 @@ impl World {
         self.answers.retain(|answer| replicas.iter().any(|r| r.waits_for(answer.attempt)));
     }
 
-    fn claim(&mut self, design: &Design, i: usize) {
+    fn claim(&mut self, design: &Design, i: usize, is_choice: bool) {
         let id = AttemptId(Uuid::from_u128(u128::from(self.spent.attempts)));
         let life = SEND_WITHIN + ASSERTION_MARGIN + design.profile.assertion_tolerance;
-        let event = Event::Claim { attempt: id, fenced_at: design.fenced.then(|| NOW.plus(life)) };
+        let claim = Claim {
+            attempt: id,
+            owner: Owner(Uuid::from_u128(u128::try_from(i).unwrap_or_default())),
+            asks: if is_choice && design.knows_whose_request { Asks::Target } else { Asks::Grant },
+            fenced_at: design.fenced.then(|| NOW.plus(life)),
+        };
         let seen = match (design.exclusion, &self.row.grant) {
             (Exclusion::TimeToLive, GrantState::Sending(a)) if a.started_at < NOW => {
                 self.row_with(GrantState::Active)
             }
+            (Exclusion::AdoptsLive, GrantState::Sending(attempt)) => {
+                let (cause, probe_after) = (DoubtCause::OwnerDied, NOW.minus(Duration::from_millis(1)));
+                self.row_with(GrantState::InDoubt { attempt: attempt.clone(), cause, probe_after })
+            }
             _ => self.row.clone(),
         };
-        let Ok(next) = step::step(&seen, &event, &design.profile, NOW) else { return };
-        for effect in &next.effects {
-            match effect {
-                Effect::Persist if design.exclusion == Exclusion::ProcessMutex => {}
-                Effect::Persist => self.row = next.state.clone(),
-                Effect::Send => {
-                    if let GrantState::Sending(attempt) = &next.state.grant {
-                        self.spent.attempts += 1;
-                        let flight = Flight { attempt: attempt.clone(), token: self.stored_token };
-                        self.replicas[i].doing = Doing::Prepared(flight);
-                    }
-                }
-                Effect::Alert(_) | Effect::RevokeAnswer => {}
-            }
+        let Ok(next) = protocol::claim(&seen, &claim, &design.profile, NOW) else { return };
+        let GrantState::Sending(attempt) = next.grant.clone() else { return };
+        if design.exclusion != Exclusion::ProcessMutex {
+            self.row = next;
         }
+        self.spent.attempts += 1;
+        self.spent.choices += u8::from(is_choice);
+        let of = self.reference(id);
+        self.replicas[i].doing = Doing::Prepared(Flight { attempt, of, token: self.stored_token, is_choice });
     }
 
-    /// Lets `step` decide on what has become of an attempt.
-    fn take_step(&mut self, design: &Design, flight: &Flight, event: &Event) {
+    fn reference(&self, attempt: AttemptId) -> AttemptRef {
+        AttemptRef { attempt, lineage: self.row.lineage, generation: self.row.generation }
+    }
+
+    /// Lets the protocol decide on what has become of an attempt.
+    fn end(&mut self, design: &Design, flight: &Flight, end: &End) {
         let seen = match design.exclusion {
-            Exclusion::Row => self.row.clone(),
+            Exclusion::Row | Exclusion::AdoptsLive => self.row.clone(),
             // Who has a lock of this kind never looks at the row again.
             Exclusion::ProcessMutex | Exclusion::TimeToLive => {
                 self.row_with(GrantState::Sending(flight.attempt.clone()))
             }
         };
-        let Ok(next) = step::step(&seen, event, &design.profile, NOW) else { return };
-        for effect in &next.effects {
-            match effect {
-                Effect::Persist => {
-                    self.verdicts.went_back |= next.state.generation < self.row.generation;
-                    self.row = next.state.clone();
-                }
-                Effect::Alert(Alert::Lost(_)) => self.verdicts.alerts += 1,
-                Effect::Alert(Alert::ClientRejected) | Effect::Send | Effect::RevokeAnswer => {}
-            }
+        if let Advanced::Moved { state, alert } =
+            protocol::advance(&seen, &flight.of, end, &design.profile, NOW)
+        {
+            self.move_to(state, alert);
         }
     }
 
-    fn row_with(&self, grant: GrantState) -> step::State {
-        step::State { grant, not_before: None, ..self.row.clone() }
+    fn move_to(&mut self, state: State, alert: Option<Alert>) {
+        self.verdicts.went_back |= state.generation < self.row.generation;
+        self.row = state;
+        self.verdicts.alerts += u8::from(matches!(alert, Some(Alert::Lost(_))));
+    }
+
+    fn row_with(&self, grant: GrantState) -> State {
+        State { grant, not_before: None, last_attempt: None, ..self.row.clone() }
     }
 
     fn commit(&mut self, design: &Design, kept: Kept) {
         let before = self.row.clone();
-        let attempt =
-            Attempt { id: kept.attempt, epoch: Epoch(0), started_at: NOW, fenced_at: None, follows: None };
-        let flight = Flight { attempt, token: self.stored_token };
-        self.take_step(design, &flight, &Event::Answered { attempt: kept.attempt, renewed: true });
-        if self.row == before {
-            self.verdicts.threw_live_token_away |= self.provider.accepts(kept.new_token);
-            self.provider.families[usize::from(kept.new_token.family)].is_revoked = true;
-        } else {
-            self.verdicts.went_back |= kept.new_token < self.stored_token;
-            self.stored_token = kept.new_token;
-            self.verdicts.recovered |= match &before.grant {
-                GrantState::Sending(attempt) => attempt.follows.is_some(),
-                GrantState::InDoubt { .. } => true,
-                _ => false,
-            };
+        let seen = match design.exclusion {
+            Exclusion::Row | Exclusion::AdoptsLive => before.clone(),
+            Exclusion::ProcessMutex | Exclusion::TimeToLive => {
+                self.row_with(GrantState::Sending(owned_by(kept.of.attempt)))
+            }
+        };
+        let end = End::Answered { renewed: true };
+        match protocol::advance(&seen, &kept.of, &end, &design.profile, NOW) {
+            Advanced::Moved { state, alert } => {
+                self.move_to(state, alert);
+                self.verdicts.went_back |= kept.new_token < self.stored_token;
+                self.stored_token = kept.new_token;
+                self.verdicts.recovered |= match &before.grant {
+                    GrantState::Sending(attempt) => attempt.follows.is_some(),
+                    GrantState::InDoubt { .. } => true,
+                    _ => false,
+                };
+            }
+            Advanced::Repeated if design.commits_repeat => {}
+            Advanced::Late => {
+                self.verdicts.threw_live_token_away |= self.provider.accepts(kept.new_token);
+            }
+            Advanced::Repeated | Advanced::Orphaned => {
+                self.verdicts.threw_live_token_away |= self.provider.accepts(kept.new_token);
+                self.provider.families[usize::from(kept.new_token.family)].is_revoked = true;
+            }
         }
     }
 
@@ -196,19 +227,40 @@ impl World {
         self.answers.remove(&answer);
         let Doing::Waiting(flight) = self.replicas[i].take() else { return };
         let profile = &design.profile;
+        let refused = |says| Refused { says, proves_unused: false, complete: true, retry_after: None };
         let refused = match answer.says {
             Says::NewToken(token) => {
                 self.replicas[i].doing = Doing::Received(flight, token);
                 return;
             }
-            Says::InvalidGrant => Refused::InvalidGrant,
-            Says::InvalidClient => Refused::Client { proves_unused: profile.client_error_proves_unused },
-            Says::Throttled => {
-                Refused::Other { proves_unused: profile.throttle_proves_unused, retry_after: None }
-            }
-            Says::Broken => Refused::Other { proves_unused: false, retry_after: None },
+            Says::InvalidGrant => refused(protocol::Says::InvalidGrant),
+            Says::InvalidClient => Refused {
+                proves_unused: profile.client_error_proves_unused,
+                ..refused(protocol::Says::ClientRejected)
+            },
+            Says::Throttled => Refused {
+                proves_unused: profile.throttle_proves_unused,
+                complete: false,
+                ..refused(protocol::Says::Outage)
+            },
+            Says::Broken => Refused { complete: false, ..refused(protocol::Says::Outage) },
+            Says::ChoiceRefused => refused(protocol::Says::Nothing),
         };
-        self.take_step(design, &flight, &Event::Refused(flight.attempt.id, refused));
+        self.end(design, &flight, &End::Refused(refused));
+    }
+
+    fn refuse_choice(&mut self, design: &Design, request: Request, how: Refusing) -> Says {
+        if request.expires.is_some_and(|expires| expires < NOW) {
+            return Says::InvalidClient;
+        }
+        match how {
+            Refusing::Untouched => Says::ChoiceRefused,
+            Refusing::CalledInvalid => Says::InvalidGrant,
+            Refusing::Spent => match self.serve(design, request) {
+                Says::NewToken(_) => Says::ChoiceRefused,
+                says => says,
+            },
+        }
     }
 
     /// A connection that breaks while something is on its way is a fault; a
@@ -218,5 +270,18 @@ impl World {
         if self.requests.iter().any(|r| r.attempt == id) || self.answers.iter().any(|a| a.attempt == id) {
             self.spent.faults += 1;
         }
+    }
+}
+
+/// The attempt as who has a lock of this kind believes it to be in the row.
+fn owned_by(id: AttemptId) -> Attempt {
+    Attempt {
+        id,
+        epoch: Epoch(0),
+        owner: Owner(Uuid::nil()),
+        asks: Asks::Grant,
+        started_at: NOW,
+        fenced_at: None,
+        follows: None,
     }
 }

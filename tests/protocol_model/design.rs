@@ -1,4 +1,4 @@
-//! The protocol, and eight weaker designs, as settings of one model.
+//! The protocol, and weaker designs, as settings of one model.
 
 use std::time::Duration;
 
@@ -19,6 +19,10 @@ pub(crate) struct Design {
     pub(crate) journal: Journal,
     /// Whether a probe waits until no journal holds an answer.
     pub(crate) awaits_journals: bool,
+    /// Whether a commit that is told again is known for what it is.
+    pub(crate) commits_repeat: bool,
+    /// Whether a refusal of what a caller chose is told from one of the grant.
+    pub(crate) knows_whose_request: bool,
     /// How long a live process may sleep.
     pub(crate) sleep: Sleep,
     /// Whether a request on its way is delivered or lost within the hard
@@ -40,6 +44,9 @@ pub(crate) enum Exclusion {
     /// A row that counts as free when it is older than its time to live, and is
     /// written by whoever has an answer.
     TimeToLive,
+    /// The row, and an attempt found in it is taken over at once, whether its owner
+    /// lives or not.
+    AdoptsLive,
 }
 
 /// Where an answer is made durable before commit 2.
@@ -81,6 +88,10 @@ pub(crate) struct Bounds {
     pub(crate) outages: u8,
     /// Intakes that replace the grant.
     pub(crate) intakes: u8,
+    /// Requests whose scopes, resource or claims a caller chose.
+    pub(crate) choices: u8,
+    /// Commits whose acknowledgement is lost.
+    pub(crate) lost_acknowledgements: u8,
 }
 
 /// The designs that must hold.
@@ -95,6 +106,8 @@ impl Design {
             retries: false,
             journal: Journal::Node,
             awaits_journals: true,
+            commits_repeat: true,
+            knows_whose_request: true,
             sleep: Sleep::BeforeSending,
             packets_are_prompt: false,
             profile: Profile {
@@ -121,6 +134,24 @@ impl Design {
     /// Users who consent anew at any moment.
     pub(crate) fn protocol_with_an_intake() -> Self {
         Self { bounds: Bounds { crashes: 0, faults: 1, outages: 0, intakes: 1, ..STORM }, ..Self::protocol() }
+    }
+
+    /// Commits that happen and are never acknowledged.
+    pub(crate) fn protocol_with_lost_acknowledgements() -> Self {
+        let bounds = Bounds { crashes: 1, faults: 1, outages: 0, lost_acknowledgements: 2, ..STORM };
+        Self { bounds, ..Self::protocol() }
+    }
+
+    /// Callers who choose scopes, resources and claims that the provider refuses.
+    pub(crate) fn protocol_with_choices() -> Self {
+        let bounds = Bounds { crashes: 1, faults: 1, outages: 0, choices: 1, ..STORM };
+        Self { bounds, ..Self::protocol() }
+    }
+
+    /// The same at a provider with a grace window.
+    pub(crate) fn protocol_with_choices_and_grace() -> Self {
+        let bounds = Bounds { crashes: 0, faults: 1, outages: 0, choices: 1, ..STORM };
+        Self { bounds, ..Self::protocol_with_grace() }
     }
 
     /// One node whose journal is the store itself.
@@ -203,6 +234,24 @@ impl Design {
         }
     }
 
+    /// A commit that finds itself done takes its answer for nobody's, and revokes
+    /// the token it has just stored.
+    pub(crate) fn commit_not_repeatable() -> Self {
+        let bounds = Bounds { lost_acknowledgements: 1, ..PEACE };
+        Self { commits_repeat: false, bounds, ..Self::protocol() }
+    }
+
+    /// An attempt of a live owner is taken over like one of a dead one.
+    pub(crate) fn live_attempt_adopted() -> Self {
+        Self { exclusion: Exclusion::AdoptsLive, bounds: PEACE, ..Self::protocol() }
+    }
+
+    /// What the provider says to one caller's choice ends the grant for all.
+    pub(crate) fn refusal_of_a_choice_taken_for_the_grants() -> Self {
+        let bounds = Bounds { choices: 1, ..PEACE };
+        Self { knows_whose_request: false, bounds, ..Self::protocol() }
+    }
+
     /// What the field does: an exclusion and nothing else.
     fn naive() -> Self {
         Self {
@@ -217,10 +266,28 @@ impl Design {
 }
 
 /// A world in which everything breaks, in every combination.
-const STORM: Bounds = Bounds { refreshes: 2, attempts: 3, crashes: 1, faults: 2, outages: 1, intakes: 0 };
+const STORM: Bounds = Bounds {
+    refreshes: 2,
+    attempts: 3,
+    crashes: 1,
+    faults: 2,
+    outages: 1,
+    intakes: 0,
+    choices: 0,
+    lost_acknowledgements: 0,
+};
 
 /// A world in which nothing breaks.
-const PEACE: Bounds = Bounds { refreshes: 2, attempts: 3, crashes: 0, faults: 0, outages: 0, intakes: 0 };
+const PEACE: Bounds = Bounds {
+    refreshes: 2,
+    attempts: 3,
+    crashes: 0,
+    faults: 0,
+    outages: 0,
+    intakes: 0,
+    choices: 0,
+    lost_acknowledgements: 0,
+};
 
 /// A window that is still open one tick after a rotation, and closed after two.
 fn grace() -> Profile {

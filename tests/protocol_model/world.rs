@@ -1,16 +1,17 @@
-//! The world around `redeem::step`: replicas that crash and sleep, a network
+//! The world around `domain::protocol`: replicas that crash and sleep, a network
 //! that loses, a provider that rotates and detects reuse, a store that fails.
 //!
 //! - `action`: what may happen in a state;
-//! - `change`: what that changes, where `step` decides;
+//! - `change`: what that changes, where the protocol decides;
 //! - `provider`: rotation and the detection of reuse;
 //! - `time`: why none of this needs a bound on time.
 
 use std::collections::BTreeSet;
 
 use obo_vault::clock::Timestamp;
-use obo_vault::domain::grant::{Attempt, AttemptId, Epoch, Generation, GrantState};
-use obo_vault::redeem::step;
+use obo_vault::domain::grant::{Attempt, AttemptId, Epoch, Lineage};
+use obo_vault::domain::protocol::{AttemptRef, State};
+use uuid::Uuid;
 
 use super::design::Design;
 
@@ -26,8 +27,8 @@ use provider::Provider;
 /// One state of everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct World {
-    /// The grant's row, as `step` sees it.
-    pub(crate) row: step::State,
+    /// The grant's row, as the protocol sees it.
+    pub(crate) row: State,
     /// The refresh token in the row.
     pub(crate) stored_token: Token,
     /// The provider's side.
@@ -75,12 +76,15 @@ enum Doing {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Flight {
     attempt: Attempt,
+    of: AttemptRef,
     token: Token,
+    /// Whether a caller chose what it asks for.
+    is_choice: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Kept {
-    attempt: AttemptId,
+    of: AttemptRef,
     new_token: Token,
 }
 
@@ -92,6 +96,8 @@ pub(crate) struct Request {
     expires: Option<Timestamp>,
     /// A request that the HTTP client has sent again.
     is_repeat: bool,
+    /// Whether a caller chose what it asks for.
+    is_choice: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,6 +113,7 @@ enum Says {
     InvalidClient,
     Throttled,
     Broken,
+    ChoiceRefused,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -126,6 +133,8 @@ struct Spent {
     faults: u8,
     outages: u8,
     intakes: u8,
+    choices: u8,
+    lost_acknowledgements: u8,
 }
 
 impl World {
@@ -133,7 +142,7 @@ impl World {
         let idle = Replica { is_up: true, doing: Doing::Nothing, journal: None };
         let mut provider = Provider::default();
         Self {
-            row: step::State { generation: Generation(0), grant: GrantState::Active, not_before: None },
+            row: State::enrolled(None, lineage(0)),
             stored_token: provider.begin_family(),
             provider,
             verdicts: Verdicts::default(),
@@ -171,8 +180,13 @@ impl Request {
             epoch: flight.attempt.epoch,
             expires: flight.attempt.fenced_at,
             is_repeat,
+            is_choice: flight.is_choice,
         }
     }
+}
+
+fn lineage(n: u8) -> Lineage {
+    Lineage(Uuid::from_u128(u128::from(n)))
 }
 
 /// Attempts are numbered in the order of their claims.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use obo_vault::domain::grant::{DoubtCause, Generation, Grant, GrantId, GrantState};
+use obo_vault::domain::grant::{Generation, Grant, GrantId};
 use obo_vault::domain::id::ClientId;
 use obo_vault::domain::key::KeyVersion;
+use obo_vault::domain::protocol::{End, Says};
 use obo_vault::store::{DueCursor, GrantCursor, Reseal, Store};
 use proptest::collection::vec;
 
@@ -16,10 +17,10 @@ pub(crate) async fn grants_page_by_client_and_subject(make: Make) {
     let store = backend.store();
     with_acme(store).await;
     store.create_tenant(&tenant("other"), V1, NOW).await.unwrap().unwrap();
-    taken_in(store, 99, key_in("other", "portal", "ada")).await;
+    enrolled(store, 99, key_in("other", "portal", "ada")).await;
     let keys = [("portal", "b"), ("portal", "a"), ("files", "z"), ("portal", "é"), ("files", "a")];
     for (n, (client, subject)) in (1..).zip(keys) {
-        taken_in(store, n, key_in("acme", client, subject)).await;
+        enrolled(store, n, key_in("acme", client, subject)).await;
     }
     let files = ClientId::new("files").unwrap();
     for (client, expected) in [
@@ -60,7 +61,7 @@ pub(crate) async fn due_refreshes_page_without_loss_or_repetition(make: Make) {
         with_acme(store).await;
         let mut expected = BTreeSet::new();
         for (n, time) in (1_u128..).zip(&times) {
-            let grant = taken_in(store, n, key(&format!("user{n}"))).await;
+            let grant = enrolled(store, n, key(&format!("user{n}"))).await;
             store.postpone_refresh(grant.id, at(*time)).await.unwrap();
             expected.insert((*time, grant.id));
         }
@@ -80,20 +81,16 @@ pub(crate) async fn refreshes_are_due_where_they_can_be_done(make: Make) {
     let store = backend.store();
     with_acme(store).await;
     store.create_tenant(&tenant("closed"), V1, NOW).await.unwrap().unwrap();
-    let active = taken_in(store, 1, key("active")).await;
-    let sending = taken_in(store, 2, key("sending")).await;
+    let active = enrolled(store, 1, key("active")).await;
+    let sending = enrolled(store, 2, key("sending")).await;
     claimed(store, &sending, 12).await;
-    for (n, state) in [
-        (3, GrantState::Revoked),
-        (4, GrantState::Lost { cause: DoubtCause::Interrupted }),
-        (5, GrantState::Reauth { claims: None, error: "login_required", suberror: "" }),
-        (6, GrantState::InDoubt { attempt: attempt(16), cause: DoubtCause::Interrupted, probe_after: NOW }),
-    ] {
-        let grant = taken_in(store, n, key(&format!("user{n}"))).await;
+    let interaction = Says::Interaction { claims: None, error: "login_required", suberror: "" };
+    for (n, end) in [(3, refused(Says::InvalidGrant)), (4, refused(interaction)), (5, End::Interrupted)] {
+        let grant = enrolled(store, n, key(&format!("user{n}"))).await;
         claimed(store, &grant, 10 + n).await;
-        store.settle(grant.id, attempt_id(10 + n), state, None).await.unwrap().unwrap();
+        ended(store, ending(&grant, 10 + n, end)).await;
     }
-    taken_in(store, 7, key_in("closed", "portal", "ada")).await;
+    enrolled(store, 7, key_in("closed", "portal", "ada")).await;
     store.schedule_purge(&tenant("closed"), at(100)).await.unwrap().unwrap();
     for now in [None, Some(500_000)] {
         assert_eq!(all_due(store, now, 3).await, std::slice::from_ref(&active));
@@ -122,14 +119,14 @@ pub(crate) async fn stale_grants_page_without_loss_or_repetition(make: Make) {
         let store = backend.store();
         with_acme(store).await;
         store.create_tenant(&tenant("other"), V1, NOW).await.unwrap().unwrap();
-        taken_in(store, 999, key_in("other", "portal", "ada")).await;
+        enrolled(store, 999, key_in("other", "portal", "ada")).await;
         let (mut newest, mut n, mut expected) = (V1, 0, BTreeSet::new());
         for count in per_version {
             for _ in 0..count {
                 n += 1;
-                let intake = intake(n, key(&format!("user{n}")));
-                store.begin_intake(&intake).await.unwrap().unwrap();
-                let kept = store.commit_intake(kept(&intake, newest)).await.unwrap();
+                let enrolment = enrolment(n, key(&format!("user{n}")));
+                store.begin_enrolment(&enrolment).await.unwrap().unwrap();
+                let kept = store.commit_enrolment(kept(&enrolment, newest)).await.unwrap();
                 expected.insert((newest, kept.unwrap().0.id));
             }
             advance(store, newest).await;
@@ -148,9 +145,9 @@ pub(crate) async fn a_reseal_moves_what_did_not_move_itself(make: Make) {
     let store = backend.store();
     with_acme(store).await;
     store.create_tenant(&tenant("other"), V1, NOW).await.unwrap().unwrap();
-    let stays = taken_in(store, 1, key("stays")).await;
-    let renewed = taken_in(store, 2, key("renewed")).await;
-    let elsewhere = taken_in(store, 3, key_in("other", "portal", "ada")).await;
+    let stays = enrolled(store, 1, key("stays")).await;
+    let renewed = enrolled(store, 2, key("renewed")).await;
+    let elsewhere = enrolled(store, 3, key_in("other", "portal", "ada")).await;
     let reseal = |grant: &Grant| Reseal {
         grant: grant.id,
         generation: grant.generation,
@@ -162,7 +159,7 @@ pub(crate) async fn a_reseal_moves_what_did_not_move_itself(make: Make) {
     assert_eq!(early, 0, "sealed under a version that is not the newest");
     advance(store, V1).await;
     claimed(store, &renewed, 12).await;
-    store.commit(renewal(&renewed, 12, V2)).await.unwrap().unwrap();
+    ended(store, renewal(&renewed, 12, V2)).await;
     let batch = vec![
         reseal(&stays),
         reseal(&renewed),
@@ -175,13 +172,16 @@ pub(crate) async fn a_reseal_moves_what_did_not_move_itself(make: Make) {
     assert_eq!(moved.grant, Grant { key_version: V2, ..stays.clone() });
     assert_eq!(read(store, &renewed.key).await.sealed.as_bytes(), b"a new token");
     assert_eq!(read(store, &elsewhere.key).await.sealed.as_bytes(), b"token 1 of ada");
-    assert_eq!(store.reseal(&acme(), vec![reseal(&stays)]).await.unwrap(), 0, "moved twice");
+    assert_eq!(store.reseal(&acme(), vec![reseal(&stays)]).await.unwrap(), 1, "a repeat is counted as done");
+    let another = Reseal { sealed: sealed("sealed by another run"), ..reseal(&stays) };
+    assert_eq!(store.reseal(&acme(), vec![another]).await.unwrap(), 0, "moved twice");
+    assert_eq!(read(store, &stays.key).await.sealed.as_bytes(), b"sealed anew");
     // A token on its way is sealed anew as any other; its attempt goes on.
     let sending = claimed(store, &moved.grant, 11).await;
     advance(store, V2).await;
     let next = Reseal { from: V2, to: KeyVersion(3), ..reseal(&stays) };
     assert_eq!(store.reseal(&acme(), vec![next]).await.unwrap(), 1);
-    store.commit(renewal(&sending, 11, KeyVersion(3))).await.unwrap().unwrap();
+    ended(store, renewal(&sending, 11, KeyVersion(3))).await;
     store.tombstone(&acme(), None).await.unwrap().unwrap();
     let late = Reseal { generation: Generation(2), from: KeyVersion(3), to: KeyVersion(3), ..reseal(&stays) };
     assert_eq!(store.reseal(&acme(), vec![late]).await.unwrap(), 0, "sealed anew after the tombstone");

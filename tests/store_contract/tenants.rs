@@ -2,6 +2,7 @@
 
 use obo_vault::domain::key::KeyVersion;
 use obo_vault::domain::tenant::{Tenant, TenantState};
+use obo_vault::store::AnswerOf;
 use obo_vault::store::{Store, TenantRefused};
 
 use crate::Make;
@@ -134,11 +135,11 @@ pub(crate) async fn only_a_tombstone_lets_grants_be_deleted(make: Make) {
     let store = backend.store();
     with_acme(store).await;
     store.create_tenant(&tenant("other"), V1, NOW).await.unwrap().unwrap();
-    let ada = taken_in(store, 1, key("ada")).await;
-    taken_in(store, 2, key("bob")).await;
-    let elsewhere = taken_in(store, 3, key_in("other", "portal", "ada")).await;
+    let ada = enrolled(store, 1, key("ada")).await;
+    enrolled(store, 2, key("bob")).await;
+    let elsewhere = enrolled(store, 3, key_in("other", "portal", "ada")).await;
     claimed(store, &ada, 11).await;
-    store.begin_intake(&intake(4, key("eve"))).await.unwrap().unwrap();
+    store.begin_enrolment(&enrolment(4, key("eve"))).await.unwrap().unwrap();
 
     assert_eq!(store.delete_tenant_grants(&acme()).await.unwrap(), 0);
     store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();
@@ -152,7 +153,7 @@ pub(crate) async fn only_a_tombstone_lets_grants_be_deleted(make: Make) {
     backend.reopen();
     let store = backend.store();
     assert!(store.open_attempts().await.unwrap().is_empty());
-    assert!(store.open_intakes().await.unwrap().is_empty());
+    assert!(store.open_enrolments().await.unwrap().is_empty());
     assert_eq!(store.grant(&elsewhere.key).await.unwrap(), Some(elsewhere));
 }
 
@@ -212,20 +213,20 @@ pub(crate) async fn the_census_counts_tokens_and_answers(make: Make) {
     let store = backend.store();
     with_acme(store).await;
     store.create_tenant(&tenant("other"), V1, NOW).await.unwrap().unwrap();
-    taken_in(store, 9, key_in("other", "portal", "ada")).await;
+    enrolled(store, 9, key_in("other", "portal", "ada")).await;
     assert_eq!(store.census(&acme()).await.unwrap(), []);
-    let ada = taken_in(store, 1, key("ada")).await;
-    taken_in(store, 2, key("bob")).await;
+    let ada = enrolled(store, 1, key("ada")).await;
+    enrolled(store, 2, key("bob")).await;
     assert_eq!(store.census(&acme()).await.unwrap(), [(V1, 2)]);
     // Answers under the newest version; the tokens still name the first.
     advance(store, V1).await;
     claimed(store, &ada, 11).await;
-    assert!(store.record_answer(attempt_id(11), V2, &sealed("answer")).await.unwrap());
-    let eve = intake(3, key("eve"));
-    store.begin_intake(&eve).await.unwrap().unwrap();
-    assert!(store.record_intake_answer(eve.attempt, V2, &sealed("answer")).await.unwrap());
+    assert!(store.record_answer(AnswerOf::Attempt(attempt_id(11)), V2, &sealed("answer")).await.unwrap());
+    let eve = enrolment(3, key("eve"));
+    store.begin_enrolment(&eve).await.unwrap().unwrap();
+    assert!(store.record_answer(AnswerOf::Enrolment(eve.attempt), V2, &sealed("answer")).await.unwrap());
     assert_eq!(store.census(&acme()).await.unwrap(), [(V1, 2), (V2, 2)]);
-    store.commit(renewal(&ada, 11, V2)).await.unwrap().unwrap();
-    store.abandon_intake(eve.attempt).await.unwrap();
+    ended(store, renewal(&ada, 11, V2)).await;
+    store.abandon_enrolment(eve.attempt).await.unwrap();
     assert_eq!(store.census(&acme()).await.unwrap(), [(V1, 1), (V2, 1)]);
 }

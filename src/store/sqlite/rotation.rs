@@ -52,8 +52,10 @@ pub(super) fn reseal(c: &Connection, tenant: &TenantId, batch: &[Reseal]) -> Res
     let newest = tenants::find(c, tenant)?.and_then(|t| t.sealing_version());
     let mut put = 0;
     let mut statement = c.prepare_cached(
+        // One that is there already was put by this batch, its acknowledgement lost.
         "UPDATE grants SET sealed = :sealed, key_version = :to
-         WHERE id = :id AND tenant = :tenant AND generation = :generation AND key_version = :from",
+         WHERE id = :id AND tenant = :tenant AND generation = :generation
+             AND (key_version = :from OR (key_version = :to AND sealed = :sealed))",
     )?;
     for reseal in batch.iter().filter(|r| Some(r.to) == newest) {
         put += statement.execute(named_params! {

@@ -8,7 +8,8 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::domain::failure::known_word;
 use crate::domain::grant::{
-    Attempt, AttemptId, DoubtCause, Epoch, Generation, Grant, GrantId, GrantKey, GrantState,
+    Asks, Attempt, AttemptId, DoubtCause, Epoch, Generation, Grant, GrantId, GrantKey, GrantState, Lineage,
+    Owner,
 };
 use crate::domain::id::{ClientId, InvalidName, Issuer, SubjectId, TenantId};
 use crate::domain::key::KeyVersion;
@@ -21,8 +22,8 @@ use crate::store::SealedGrant;
 pub(super) const GRANT_COLUMNS: &str = "
     g.id, g.tenant, g.client, g.subject, g.issuer, g.status, g.cause, g.claims, g.error, g.suberror,
     g.generation, g.key_version, g.scopes, g.resource, g.created_at, g.refreshed_at, g.idle_expires_at,
-    g.absolute_expires_at, g.next_refresh_at, g.not_before, g.sealed,
-    a.id AS attempt_id, a.epoch, a.started_at, a.fenced_at, a.follows, a.probe_after";
+    g.absolute_expires_at, g.next_refresh_at, g.not_before, g.sealed, g.lineage, g.last_attempt, g.unhelpful,
+    g.asked, a.id AS attempt_id, a.epoch, a.owner, a.asks, a.started_at, a.fenced_at, a.follows, a.probe_after";
 
 /// Where [`GRANT_COLUMNS`] come from.
 pub(super) const GRANT_TABLES: &str = "grants g LEFT JOIN attempt a ON a.grant_id = g.id";
@@ -40,10 +41,14 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant> {
             subject: name(row, "subject", SubjectId::new)?,
         },
         issuer: name(row, "issuer", Issuer::new)?,
+        lineage: Lineage(uuid(row, "lineage")?),
         state: grant_state(row)?,
         generation: Generation(row.get("generation")?),
+        last_attempt: optional_uuid(row, "last_attempt")?.map(AttemptId),
+        unhelpful: row.get("unhelpful")?,
         key_version: version(row, "key_version")?,
         scopes: scopes(row, "scopes")?,
+        asked: scopes(row, "asked")?,
         resource: resource(row)?,
         created_at: time(row, "created_at")?,
         refreshed_at: time(row, "refreshed_at")?,
@@ -89,10 +94,27 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt> {
     Ok(Attempt {
         id: AttemptId(uuid(row, "attempt_id")?),
         epoch: Epoch(row.get("epoch")?),
+        owner: Owner(uuid(row, "owner")?),
+        asks: asks(row)?,
         started_at: time(row, "started_at")?,
         fenced_at: optional_time(row, "fenced_at")?,
         follows: cause(row, "follows")?,
     })
+}
+
+fn asks(row: &Row<'_>) -> Result<Asks> {
+    match row.get::<_, String>("asks")?.as_str() {
+        "GRANT" => Ok(Asks::Grant),
+        "TARGET" => Ok(Asks::Target),
+        _ => Err(broken("asks", "is unknown")),
+    }
+}
+
+pub(super) fn asks_word(asks: Asks) -> &'static str {
+    match asks {
+        Asks::Grant => "GRANT",
+        Asks::Target => "TARGET",
+    }
 }
 
 /// The words and values a grant's state is kept in.
@@ -147,6 +169,12 @@ pub(super) fn uuid(row: &Row<'_>, column: &str) -> Result<Uuid> {
     Uuid::from_slice(&row.get::<_, Vec<u8>>(column)?).map_err(|_| broken(column, "is not a UUID"))
 }
 
+pub(super) fn optional_uuid(row: &Row<'_>, column: &str) -> Result<Option<Uuid>> {
+    row.get::<_, Option<Vec<u8>>>(column)?
+        .map(|bytes| Uuid::from_slice(&bytes).map_err(|_| broken(column, "is not a UUID")))
+        .transpose()
+}
+
 pub(super) fn name<T>(
     row: &Row<'_>,
     column: &str,
@@ -179,6 +207,10 @@ pub(super) fn optional_time(row: &Row<'_>, column: &str) -> Result<Option<Timest
 fn cause(row: &Row<'_>, column: &str) -> Result<Option<DoubtCause>> {
     let word: Option<String> = row.get(column)?;
     word.map(|w| DoubtCause::parse(&w).ok_or_else(|| broken(column, "is unknown"))).transpose()
+}
+
+pub(super) fn answer(row: &Row<'_>) -> Result<Option<Sealed>> {
+    Ok(row.get::<_, Option<Vec<u8>>>("answer")?.map(Sealed::from_bytes))
 }
 
 fn invalid(column: &str, error: &InvalidName) -> Error {

@@ -5,8 +5,9 @@ use rusqlite_migration::{M, Migrations};
 
 /// Tenants, grants, attempts, intakes and rotation runs.
 pub(super) static TOKENS: Migrations<'static> = Migrations::from_slice(TOKEN_STEPS);
-const TOKEN_STEPS: &[M<'static>] = &[M::up(
-    "
+const TOKEN_STEPS: &[M<'static>] = &[
+    M::up(
+        "
     CREATE TABLE tenant (
         id             TEXT    PRIMARY KEY NOT NULL,
         state          TEXT    NOT NULL CHECK (state IN ('ACTIVE', 'PURGE_SCHEDULED', 'PURGING', 'PURGED')),
@@ -103,7 +104,35 @@ const TOKEN_STEPS: &[M<'static>] = &[M::up(
     CREATE TABLE health (checked INTEGER NOT NULL) STRICT;
     INSERT INTO health VALUES (0);
     ",
-)];
+    ),
+    M::up(LINEAGES),
+];
+
+/// Consents have an identity and attempts an owner; a grant remembers how its last
+/// attempt ended, and what the user was asked for. A grant that was there before
+/// is the first of its lineage. Its scopes were asked for, as far as is known.
+const LINEAGES: &str = "
+    ALTER TABLE grants ADD COLUMN lineage BLOB NOT NULL DEFAULT x'00';
+    UPDATE grants SET lineage = id;
+    ALTER TABLE grants ADD COLUMN last_attempt BLOB;
+    ALTER TABLE grants ADD COLUMN unhelpful INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE grants ADD COLUMN asked TEXT NOT NULL DEFAULT '';
+
+    ALTER TABLE attempt ADD COLUMN owner BLOB NOT NULL DEFAULT x'00000000000000000000000000000000';
+    ALTER TABLE attempt ADD COLUMN asks TEXT NOT NULL DEFAULT 'GRANT' CHECK (asks IN ('GRANT', 'TARGET'));
+
+    ALTER TABLE intake ADD COLUMN lineage BLOB NOT NULL DEFAULT x'00';
+    UPDATE intake SET lineage = id;
+    ALTER TABLE intake ADD COLUMN owner BLOB NOT NULL DEFAULT x'00000000000000000000000000000000';
+    ALTER TABLE intake ADD COLUMN kind TEXT NOT NULL DEFAULT 'EXCHANGE' CHECK (kind IN ('EXCHANGE', 'IMPORT'));
+    UPDATE intake SET kind = 'IMPORT' WHERE prove_identity;
+    ALTER TABLE intake DROP COLUMN prove_identity;
+    ALTER TABLE intake ADD COLUMN mark BLOB;
+    ALTER TABLE intake ADD COLUMN stage TEXT NOT NULL DEFAULT 'SENDING'
+        CHECK (stage IN ('SENDING', 'IN_DOUBT', 'HELD'));
+    ALTER TABLE intake ADD COLUMN until INTEGER;
+    CREATE INDEX intake_mark ON intake (mark) WHERE mark IS NOT NULL;
+";
 
 /// Wrapped tenant keys and the tombstones of purged tenants.
 pub(super) static KEYS: Migrations<'static> = Migrations::from_slice(KEY_STEPS);

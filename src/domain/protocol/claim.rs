@@ -1,0 +1,54 @@
+//! Asking for the right to redeem a token.
+
+use crate::clock::Timestamp;
+use crate::domain::grant::{Asks, Attempt, Epoch, GrantState};
+use crate::domain::profile::Profile;
+
+use super::bounds::{harmless_after, too_late_for_grace};
+use super::{Claim, Refusal, State};
+
+/// The state in which the attempt owns the token, when it may.
+///
+/// # Errors
+///
+/// Why it may not; then nothing changes.
+pub fn claim(state: &State, claim: &Claim, profile: &Profile, now: Timestamp) -> Result<State, Refusal> {
+    if state.last_attempt == Some(claim.attempt) {
+        return Err(Refusal::Over);
+    }
+    let (epoch, follows) = match &state.grant {
+        GrantState::Active => match state.not_before {
+            Some(until) if now < until => return Err(Refusal::NotYet(until)),
+            Some(_) | None => (Epoch(0), None),
+        },
+        GrantState::InDoubt { attempt, .. } if attempt.id == claim.attempt => return Err(Refusal::Over),
+        GrantState::InDoubt { probe_after, cause, .. }
+            if now < *probe_after || (now == *probe_after && cause.may_be_under_way()) =>
+        {
+            return Err(Refusal::NotYet(*probe_after));
+        }
+        GrantState::InDoubt { attempt, cause, .. } if too_late_for_grace(attempt, *cause, profile, now) => {
+            return Err(Refusal::NotYet(harmless_after(attempt)));
+        }
+        GrantState::InDoubt { .. } if claim.asks == Asks::Target => return Err(Refusal::OwnRequestFirst),
+        GrantState::InDoubt { attempt, cause, .. } => {
+            (Epoch(attempt.epoch.0.saturating_add(1)), Some(*cause))
+        }
+        // The claim's own acknowledgement was lost.
+        GrantState::Sending(attempt) if attempt.id == claim.attempt => return Ok(state.clone()),
+        GrantState::Sending(_) => return Err(Refusal::Busy),
+        GrantState::Revoked | GrantState::Lost { .. } | GrantState::Reauth { .. } => {
+            return Err(Refusal::Dead);
+        }
+    };
+    let attempt = Attempt {
+        id: claim.attempt,
+        epoch,
+        owner: claim.owner,
+        asks: claim.asks,
+        started_at: now,
+        fenced_at: claim.fenced_at,
+        follows,
+    };
+    Ok(State { grant: GrantState::Sending(attempt), not_before: None, ..state.clone() })
+}
