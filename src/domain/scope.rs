@@ -10,19 +10,34 @@ use super::id::InvalidName;
 pub struct ScopeSet(BTreeSet<Box<str>>);
 
 impl ScopeSet {
-    /// Checks and collects scope tokens.
+    /// Most scopes that a request may ask for. What a provider grants is
+    /// bounded by the size of its answer alone.
+    pub const MOST_ASKED: usize = 64;
+
+    /// Checks and collects the scopes of a request.
     ///
     /// # Errors
     ///
     /// A token that is empty, longer than 512 bytes or has characters outside
-    /// RFC 6749 section 3.3; or more than 64 tokens.
+    /// RFC 6749 section 3.3; or more than [`Self::MOST_ASKED`] tokens.
     pub fn new<S: AsRef<str>>(tokens: impl IntoIterator<Item = S>) -> Result<Self, InvalidName> {
+        let set = Self::stored(tokens)?;
+        if set.0.len() > Self::MOST_ASKED {
+            return Err(InvalidName { kind: "scopes", rule: "must be at most 64" });
+        }
+        Ok(set)
+    }
+
+    /// Checks and collects scopes that were granted once, however many.
+    ///
+    /// # Errors
+    ///
+    /// A token that breaks the rule of [`Self::new`].
+    pub fn stored<S: AsRef<str>>(tokens: impl IntoIterator<Item = S>) -> Result<Self, InvalidName> {
         let mut set = BTreeSet::new();
         for token in tokens {
             let token = token.as_ref();
-            let fits = (1..=512).contains(&token.len())
-                && token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
-            if !fits {
+            if !is_scope_token(token) {
                 return Err(InvalidName {
                     kind: "scope",
                     rule: "must be 1 to 512 characters of RFC 6749 section 3.3",
@@ -30,18 +45,17 @@ impl ScopeSet {
             }
             set.insert(token.into());
         }
-        if set.len() > 64 {
-            return Err(InvalidName { kind: "scopes", rule: "must be at most 64" });
-        }
         Ok(Self(set))
     }
 
-    /// Reads a space-separated list as providers send it; tokens that break the
-    /// rule are dropped, since the answer they came in must not be lost.
+    /// Reads a space-separated list as providers send it and keeps all that is
+    /// in it. Tokens that break the rule are left out, since the answer they
+    /// came in must not be lost, and counted for the log.
     #[must_use]
-    pub fn parse_lenient(list: &str) -> Self {
-        Self::new(list.split_ascii_whitespace().filter(|t| Self::new([t]).is_ok()).take(64))
-            .unwrap_or_default()
+    pub fn parse_lenient(list: &str) -> (Self, usize) {
+        let (good, odd): (BTreeSet<&str>, BTreeSet<&str>) =
+            list.split_ascii_whitespace().partition(|token| is_scope_token(token));
+        (Self(good.into_iter().map(Into::into).collect()), odd.len())
     }
 
     /// The tokens in order.
@@ -79,6 +93,12 @@ impl ScopeSet {
     pub fn to_wire(&self) -> String {
         self.0.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(" ")
     }
+}
+
+/// Whether it is a scope token of RFC 6749 section 3.3, of bearable length.
+fn is_scope_token(token: &str) -> bool {
+    (1..=512).contains(&token.len())
+        && token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
 impl fmt::Display for ScopeSet {
@@ -182,6 +202,24 @@ mod tests {
         assert!(ScopeSet::new(["a b"]).is_err());
         assert!(ScopeSet::new(["a\"b"]).is_err());
         assert!(ScopeSet::new([""]).is_err());
+    }
+
+    #[test]
+    fn a_request_is_limited_and_a_grant_is_not() {
+        let many: Vec<String> = (0..100).map(|n| format!("scope-{n}")).collect();
+        assert!(ScopeSet::new(&many[..64]).is_ok());
+        assert!(ScopeSet::new(&many[..65]).is_err());
+        let (granted, odd) = ScopeSet::parse_lenient(&many.join(" "));
+        assert_eq!((granted.iter().count(), odd), (100, 0));
+        // What was written of a grant is read back whole.
+        assert_eq!(ScopeSet::stored(granted.to_wire().split(' ')).unwrap(), granted);
+    }
+
+    #[test]
+    fn odd_scopes_of_an_answer_are_counted_and_cost_nothing_else() {
+        let long = "x".repeat(513);
+        let (granted, odd) = ScopeSet::parse_lenient(&format!("a \"b\" c\\d b é {long}  a"));
+        assert_eq!((granted.to_wire().as_str(), odd), ("a b", 4));
     }
 
     #[test]
