@@ -3,7 +3,6 @@
 //!
 //! In reading order:
 //!
-//! - [`door`]: what every call goes through, in one function;
 //! - [`tokens`], [`grants`], [`tenants`], [`rotations`]: one file per service,
 //!   a few lines per RPC;
 //! - [`convert`]: generated types to checked ones and back;
@@ -20,7 +19,6 @@ use tower::layer::util::{Identity, Stack};
 use crate::proto;
 
 pub mod convert;
-pub mod door;
 pub mod grants;
 pub mod listen;
 pub mod page;
@@ -29,7 +27,7 @@ pub mod status;
 pub mod tenants;
 pub mod tokens;
 
-pub use door::Door;
+pub use crate::pipeline::Door;
 
 /// What the services behind the door are.
 #[derive(Debug, Clone)]

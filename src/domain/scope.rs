@@ -97,8 +97,7 @@ impl ScopeSet {
 
 /// Whether it is a scope token of RFC 6749 section 3.3, of bearable length.
 fn is_scope_token(token: &str) -> bool {
-    (1..=512).contains(&token.len())
-        && token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+    (1..=512).contains(&token.len()) && token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
 impl fmt::Display for ScopeSet {

@@ -20,8 +20,10 @@ use crate::secret::{RefreshToken, UnverifiedAssertion};
 use crate::store::GrantCursor;
 use crate::tenant::TenantService;
 
+use crate::pipeline::{Door, Subject};
+
 use super::convert;
-use super::door::{Door, Subject};
+
 use super::status::Status;
 
 /// Largest user token taken, in bytes.

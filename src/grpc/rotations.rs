@@ -13,8 +13,10 @@ use crate::proto::{
 };
 use crate::rotation::RotationService;
 
+use crate::pipeline::{Door, Subject};
+
 use super::convert;
-use super::door::{Door, Subject};
+
 use super::status::Status;
 
 /// The service at the door.

@@ -23,13 +23,13 @@ use crate::proto::InteractionRequired;
 
 /// The one name of tonic's status in the vault.
 #[expect(clippy::disallowed_types, reason = "the home of statuses")]
-pub(super) type Status = tonic::Status;
+pub(crate) type Status = tonic::Status;
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "obo-vault";
 
 /// The status of a failure.
-pub(super) fn of(failure: &Failure, request_id: &str) -> Status {
+pub(crate) fn of(failure: &Failure, request_id: &str) -> Status {
     let (code, text) = meaning(failure.reason());
     let mut details =
         details(failure.reason(), request_id, failure.retry_delay(), failure.required_interaction());

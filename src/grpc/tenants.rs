@@ -15,8 +15,10 @@ use crate::proto::{
 };
 use crate::tenant::{CensusLine, Purged, TenantService};
 
+use crate::pipeline::{Door, Subject};
+
 use super::convert;
-use super::door::{Door, Subject};
+
 use super::status::Status;
 
 /// The service at the door.

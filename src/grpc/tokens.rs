@@ -10,8 +10,10 @@ use crate::proto::{GetAccessTokenRequest, GetAccessTokenResponse};
 use crate::redeem::engine::Handed;
 use crate::token::{Request, TokenService};
 
+use crate::pipeline::{Door, Subject};
+
 use super::convert;
-use super::door::{Door, Subject};
+
 use super::status::Status;
 
 /// The service at the door.

@@ -27,8 +27,9 @@ use crate::metrics::Counters;
 use crate::redeem::Origin;
 use crate::redeem::record::unavailable;
 
-use super::listen::Peer;
-use super::status::{self, Status};
+use crate::grpc::listen::Peer;
+use crate::grpc::page::Pages;
+use crate::grpc::status::{self, Status};
 
 /// What all services share.
 pub struct Door {
@@ -40,21 +41,21 @@ pub struct Door {
     run: String,
     requests: AtomicU64,
     /// Key of page tokens.
-    pub(super) pages: super::page::Pages,
+    pub(crate) pages: Pages,
 }
 
 /// Who calls, and under which request id.
 #[derive(Debug, Clone)]
 pub struct Visitor {
-    pub(super) caller: Result<Caller, Failure>,
-    pub(super) request_id: String,
+    pub(crate) caller: Result<Caller, Failure>,
+    pub(crate) request_id: String,
 }
 
 /// What the policy and the audit log are told of a call.
 #[derive(Debug, Clone, Default)]
 pub struct Subject {
-    pub(super) resource: Resource,
-    pub(super) subject: Option<SubjectId>,
+    pub(crate) resource: Resource,
+    pub(crate) subject: Option<SubjectId>,
 }
 
 impl std::fmt::Debug for Door {
@@ -71,7 +72,7 @@ impl Door {
         audit: Arc<AuditLog>,
         metrics: Arc<Counters>,
         run: String,
-        pages: super::page::Pages,
+        pages: Pages,
     ) -> Self {
         Self {
             authorizer,
@@ -91,7 +92,7 @@ impl Door {
     }
 
     /// Who calls. The certificate was read when the connection was made.
-    pub(super) fn visitor<T>(&self, request: &tonic::Request<T>) -> Visitor {
+    pub(crate) fn visitor<T>(&self, request: &tonic::Request<T>) -> Visitor {
         let caller = match request.extensions().get::<Peer>() {
             Some(peer) => peer
                 .caller()
@@ -109,7 +110,7 @@ impl Door {
 
     /// A call that changes something or reads the store: done in a task of its
     /// own, which goes on when the caller leaves.
-    pub(super) async fn call<A, T, F>(
+    pub(crate) async fn call<A, T, F>(
         self: &Arc<Self>,
         visitor: Visitor,
         subject: Result<Subject, Failure>,
@@ -135,7 +136,7 @@ impl Door {
 
     /// The fast path of GetAccessToken: the request is in the chain before
     /// anything is looked up, and on disk before anything is sent or answered.
-    pub(super) async fn quick_call<A, T, K, F>(
+    pub(crate) async fn quick_call<A, T, K, F>(
         &self,
         visitor: Visitor,
         subject: Result<Subject, Failure>,
@@ -226,7 +227,7 @@ impl Door {
 
     /// Refuses a call that failed before the policy could be asked about it, and
     /// leaves a trace in the audit log all the same.
-    pub(super) fn refuse_audited(&self, visitor: &Visitor, action: Action, failure: &Failure) -> Status {
+    pub(crate) fn refuse_audited(&self, visitor: &Visitor, action: Action, failure: &Failure) -> Status {
         let caller = visitor.caller.as_ref().ok().map(Caller::id);
         let outcome = Entry::new(Kind::Outcome, &visitor.request_id, action.as_str())
             .caller(caller)
