@@ -1,10 +1,11 @@
-//! The door: convert, identify, permit, audit, call, convert. Generated types
-//! and statuses stay here.
+//! The request pipeline over gRPC. Generated types, connections and statuses stay
+//! here; what a request goes through is [`crate::pipeline`].
 //!
 //! In reading order:
 //!
 //! - [`tokens`], [`grants`], [`tenants`], [`rotations`]: one file per service,
 //!   a few lines per RPC;
+//! - `context`: who is at the other end of a call;
 //! - [`convert`]: generated types to checked ones and back;
 //! - [`status`]: reasons to statuses, the only place that makes one;
 //! - [`page`]: page tokens;
@@ -18,6 +19,7 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::proto;
 
+mod context;
 pub mod convert;
 pub mod grants;
 pub mod listen;
@@ -27,9 +29,10 @@ pub mod status;
 pub mod tenants;
 pub mod tokens;
 
-pub use crate::pipeline::Door;
+use crate::pipeline::Pipeline;
+use page::Pages;
 
-/// What the services behind the door are.
+/// What is served.
 #[derive(Debug, Clone)]
 pub struct Services {
     /// Access tokens.
@@ -61,20 +64,22 @@ type Layers = Stack<status::DescribeLayer, Identity>;
 ///
 /// When the embedded descriptors cannot be served; a defect.
 pub fn router(
-    door: &Arc<Door>,
+    pipeline: &Arc<Pipeline>,
     services: Services,
+    pages: &Pages,
     options: Options,
 ) -> Result<(Router<Layers>, tonic_health::server::HealthReporter), tonic_reflection::server::Error> {
     let Services { token, grant, tenant, rotation } = services;
     let limit = options.max_message_bytes;
-    let tokens = tokens::Tokens { door: Arc::clone(door), service: token };
+    let tokens = tokens::Tokens { pipeline: Arc::clone(pipeline), service: token };
     let grants = grants::Grants {
-        door: Arc::clone(door),
+        pipeline: Arc::clone(pipeline),
+        pages: pages.clone(),
         service: grant,
         tenants: options.create_tenant_at_intake.then(|| tenant.clone()),
     };
-    let tenants = tenants::Tenants { door: Arc::clone(door), service: tenant };
-    let rotations = rotations::Rotations { door: Arc::clone(door), service: rotation };
+    let tenants = tenants::Tenants { pipeline: Arc::clone(pipeline), pages: pages.clone(), service: tenant };
+    let rotations = rotations::Rotations { pipeline: Arc::clone(pipeline), service: rotation };
     let (health, health_service) = tonic_health::server::health_reporter();
 
     let (reflection, reflection_alpha) = if options.reflection {

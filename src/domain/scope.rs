@@ -1,9 +1,12 @@
-//! Scopes, resources, claims challenges: what an access token is asked for.
+//! Scopes and resources: what an access token is asked for, with the claims of
+//! [`claims`](super::claims).
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::id::InvalidName;
+
+pub use super::claims::{Claims, ClaimsDigest};
 
 /// A set of scope tokens (RFC 6749 section 3.3), sorted, each once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,17 +78,22 @@ impl ScopeSet {
         other.0.is_subset(&self.0)
     }
 
+    /// Whether every right in `granted` is in this set. The scopes that ask for
+    /// a kind of answer (OpenID and offline access) are no rights.
+    #[must_use]
+    pub fn covers(&self, granted: &Self) -> bool {
+        granted.rights().all(|right| self.0.contains(right))
+    }
+
     /// This set without the scopes that ask for a kind of answer (OpenID and
     /// offline access) and not for a right at a resource.
     #[must_use]
     pub fn without_protocol_scopes(&self) -> Self {
-        Self(
-            self.0
-                .iter()
-                .filter(|s| !matches!(s.as_ref(), "openid" | "profile" | "email" | "offline_access"))
-                .cloned()
-                .collect(),
-        )
+        Self(self.rights().map(Into::into).collect())
+    }
+
+    fn rights(&self) -> impl Iterator<Item = &str> {
+        self.iter().filter(|s| !matches!(*s, "openid" | "profile" | "email" | "offline_access"))
     }
 
     /// The space-separated form of RFC 6749.
@@ -142,36 +150,6 @@ impl Resource {
     }
 }
 
-/// A claims request (OpenID Connect Core section 5.5): a JSON object kept
-/// verbatim. The door checks that it is JSON; here only size and shape are.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Claims(Box<str>);
-
-impl Claims {
-    /// Most bytes of a claims request.
-    pub const MAX_BYTES: usize = 8 * 1024;
-
-    /// Takes a claims request that is known to be a JSON object.
-    ///
-    /// # Errors
-    ///
-    /// Too long, or not in braces.
-    pub fn new(json: &str) -> Result<Self, InvalidName> {
-        let json = json.trim();
-        if json.len() <= Self::MAX_BYTES && json.starts_with('{') && json.ends_with('}') {
-            Ok(Self(json.into()))
-        } else {
-            Err(InvalidName { kind: "claims", rule: "must be a JSON object of at most 8 KiB" })
-        }
-    }
-
-    /// The JSON text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// What an access token is for. Two requests may share an answer only when
 /// this is equal in every part.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -201,6 +179,18 @@ mod tests {
         assert!(ScopeSet::new(["a b"]).is_err());
         assert!(ScopeSet::new(["a\"b"]).is_err());
         assert!(ScopeSet::new([""]).is_err());
+    }
+
+    #[test]
+    fn protocol_scopes_are_no_rights() {
+        let set = |list: &str| ScopeSet::parse_lenient(list).0;
+        assert!(set("a").covers(&set("a openid profile email offline_access")));
+        assert!(set("a b").covers(&set("a")));
+        assert!(!set("a openid").covers(&set("a b")));
+        assert!(set("").covers(&set("openid")));
+        assert!(!set("").covers(&set("a")));
+        assert!(!set("a").covers(&set("A")));
+        assert_eq!(set("openid b a email").without_protocol_scopes(), set("a b"));
     }
 
     #[test]

@@ -19,23 +19,32 @@ use tower::{Layer, Service};
 
 use crate::domain::failure::{Failure, Interaction};
 use crate::domain::reason::Reason;
+use crate::pipeline::Refused;
 use crate::proto::InteractionRequired;
 
 /// The one name of tonic's status in the vault.
 #[expect(clippy::disallowed_types, reason = "the home of statuses")]
-pub(crate) type Status = tonic::Status;
+pub(super) type Status = tonic::Status;
+
+/// What a method of a service returns.
+pub(super) type Answer<T> = Result<tonic::Response<T>, Status>;
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "obo-vault";
 
+/// The pipeline's answer as one of gRPC.
+pub(super) fn answer<T>(answered: Result<T, Refused>) -> Answer<T> {
+    answered.map(tonic::Response::new).map_err(|refused| of(refused.failure(), refused.request_id()))
+}
+
 /// The status of a failure.
-pub(crate) fn of(failure: &Failure, request_id: &str) -> Status {
+fn of(failure: &Failure, request_id: &str) -> Status {
     let (code, text) = meaning(failure.reason());
     let mut details =
         details(failure.reason(), request_id, failure.retry_delay(), failure.required_interaction());
     if failure.reason() == Reason::InvalidRequest {
         // The detail of this reason is the rule that was broken: one of the
-        // door's own constant texts, without anything the caller sent.
+        // pipeline's own constant texts, without anything the caller sent.
         let broken = FieldViolation { description: failure.detail().to_owned(), ..FieldViolation::default() };
         details.push(any("google.rpc.BadRequest", &BadRequest { field_violations: vec![broken] }));
     }

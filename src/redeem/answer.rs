@@ -125,7 +125,11 @@ impl Redeemer {
             };
             match self.parts.store.commit(commit).await {
                 Ok(Ok(grant)) => {
-                    let scopes = answer.scopes.clone().unwrap_or(grant.scopes);
+                    // An answer that names no scopes grants those asked for (RFC 6749
+                    // section 5.1).
+                    let asked = &flying.target.scopes;
+                    let as_asked = if asked.is_empty() { grant.scopes } else { asked.clone() };
+                    let scopes = answer.scopes.clone().unwrap_or(as_asked);
                     return self.remember(
                         &flying.grant.key,
                         &flying.target,
