@@ -8,6 +8,7 @@
 //! - `context`: who is at the other end of a call;
 //! - [`convert`]: generated types to checked ones and back;
 //! - [`status`]: reasons to statuses, the only place that makes one;
+//! - [`deadline`]: calls whose deadline passes;
 //! - [`page`]: page tokens;
 //! - [`listen`]: connections: TLS, and who is at the other end.
 
@@ -21,6 +22,7 @@ use crate::proto;
 
 mod context;
 pub mod convert;
+pub mod deadline;
 pub mod grants;
 pub mod listen;
 pub mod page;
@@ -56,7 +58,7 @@ pub struct Options {
     pub create_tenant_at_intake: bool,
 }
 
-type Layers = Stack<status::DescribeLayer, Identity>;
+type Layers = Stack<status::DescribeLayer, Stack<deadline::DeadlineLayer, Identity>>;
 
 /// The API as a router, and the switch of its health service.
 ///
@@ -97,6 +99,7 @@ pub fn router(
     };
 
     let router = Server::builder()
+        .layer(deadline::DeadlineLayer)
         .layer(status::DescribeLayer)
         .add_service(health_service)
         .add_optional_service(reflection)

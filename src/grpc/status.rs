@@ -85,6 +85,12 @@ fn any(name: &str, message: &impl prost::Message) -> Any {
     Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
 }
 
+/// The answer to a call whose deadline has passed. The caller set it, so it has
+/// no reason of the vault's.
+pub(super) fn deadline_exceeded() -> tonic::codegen::http::Response<tonic::body::Body> {
+    Status::deadline_exceeded("the caller's deadline has passed; what was begun goes on").into_http()
+}
+
 /// What each reason is on the wire.
 #[must_use]
 pub fn meaning(reason: Reason) -> (Code, &'static str) {

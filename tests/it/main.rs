@@ -6,9 +6,11 @@
 
 mod bad_input;
 mod callers;
+mod deadlines;
 mod describe_and_list;
 mod exchange;
 mod get_access_token;
+mod granted;
 mod harness;
 mod harness_more;
 mod import;
