@@ -13,7 +13,7 @@
 //! - the protocol that spends refresh tokens: [`redeem`];
 //! - what the product does: [`token`], [`grant`], [`tenant`], [`rotation`];
 //! - what every request goes through: [`pipeline`];
-//! - doors: [`grpc`], [`schedule`], beside them [`proto`] and [`client`];
+//! - transports and the schedule: [`grpc`], [`schedule`], beside them [`proto`] and [`client`];
 //! - wiring and processes: [`app`], [`cli`], [`config`], [`telemetry`], and
 //!   with the feature `demo` the development provider and the demonstration.
 //!

@@ -280,3 +280,6 @@ fn entry<'a, A: Permitted>(
         .resource(resource)
         .claims_sha256(claims.as_ref().map(Claims::sha256))
 }
+
+#[cfg(test)]
+mod tests;

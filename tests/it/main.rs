@@ -1,4 +1,4 @@
-//! End to end: a vault behind its real door, a real provider over HTTP, callers
+//! End to end: a vault behind its real API, a real provider over HTTP, callers
 //! with certificates. One file per RPC, then races, restarts, faults.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
