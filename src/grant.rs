@@ -62,7 +62,7 @@ impl GrantService {
     /// another audience, or signed by somebody else.
     pub async fn verify(
         &self,
-        _for: &Caller,
+        _caller: &Caller,
         client: ClientId,
         assertion: UnverifiedAssertion,
     ) -> Result<VerifiedAssertion, Failure> {

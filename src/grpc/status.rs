@@ -62,9 +62,9 @@ fn details(
     let info =
         ErrorInfo { reason: reason.as_str().into(), domain: DOMAIN.into(), metadata: metadata.collect() };
     let mut details = vec![any("google.rpc.ErrorInfo", &info)];
-    if let Some(delay) = retry {
-        let retry_delay = prost_types::Duration::try_from(delay).ok();
-        details.push(any("google.rpc.RetryInfo", &RetryInfo { retry_delay }));
+    // A pause too long for the format is none worth waiting for.
+    if let Some(delay) = retry.and_then(|delay| prost_types::Duration::try_from(delay).ok()) {
+        details.push(any("google.rpc.RetryInfo", &RetryInfo { retry_delay: Some(delay) }));
     }
     if let Some(Interaction { claims, error, suberror }) = interaction {
         let required = InteractionRequired {
