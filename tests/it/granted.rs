@@ -33,6 +33,11 @@ fn grants(stand: &Stand, scopes: Option<&str>) {
     if let Some(scopes) = scopes {
         body["scope"] = scopes.into();
     }
+    answers(stand, &body);
+}
+
+/// The provider's next answer.
+fn answers(stand: &Stand, body: &Value) {
     let answer = Fault::Status {
         status: 200,
         error: None,
@@ -140,11 +145,16 @@ async fn where_every_token_has_all_consented_scopes_they_are_shown_and_not_judge
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_granted_scope_is_lost_on_the_way() {
-    let stand = stand("profile = \"tolerant\"").await;
-    stand.grant("ada").await;
-    stand.advance(TOKENS_EXPIRED);
+    let mut stand = stand("profile = \"tolerant\"").await;
     let many: Vec<String> = (100..200).map(|n| format!("scope.{n}")).collect();
-    grants(&stand, Some(&many.join(" ")));
+    let all = many.join(" ");
+    let enrolled =
+        json!({ "access_token": "at", "refresh_token": "rt", "token_type": "Bearer", "scope": all });
+    answers(&stand, &enrolled);
+    assert_eq!(stand.grant("ada").await.scopes, many);
+    stand.restart().await;
+    assert_eq!(stand.describe("ada").await.scopes, many);
+    grants(&stand, Some(&all));
     assert_eq!(stand.token("ada").await.unwrap().scopes, many);
 }
 
