@@ -20,9 +20,10 @@ use crate::config::{self, Config};
 use crate::domain::grant::Owner;
 use crate::entropy::{self, OsEntropy, SharedEntropy};
 use crate::grant::GrantService;
-use crate::grpc::{self, Door, Services, listen, page::Pages};
+use crate::grpc::{self, Services, listen, page::Pages};
 use crate::keyring::{FileRootKey, Keyring};
 use crate::metrics::Counters;
+use crate::pipeline::Pipeline;
 use crate::redeem::{self, Redeemer};
 use crate::rotation::{self, RotationService};
 use crate::schedule::{self, Timetable};
@@ -79,7 +80,8 @@ pub struct App {
     listener: TcpListener,
     metrics_listener: Option<TcpListener>,
     security: listen::Security,
-    door: Arc<Door>,
+    pipeline: Arc<Pipeline>,
+    pages: Pages,
     services: Services,
     options: grpc::Options,
     upkeep: upkeep::Upkeep,
@@ -167,7 +169,12 @@ impl App {
             settings: redeem_settings(cache, imports, rotation),
         }));
         let services = Services {
-            token: TokenService::new(Arc::clone(&redeemer), cache.min_remaining),
+            token: TokenService::new(
+                Arc::clone(&redeemer),
+                Arc::clone(&authorizer),
+                Arc::clone(&idp),
+                cache.min_remaining,
+            ),
             grant: GrantService::new(Arc::clone(&redeemer), Arc::clone(&tokens), Arc::clone(&idp)),
             tenant: TenantService::new(
                 Arc::clone(&redeemer),
@@ -204,7 +211,7 @@ impl App {
         let run = entropy::bytes::<4>(&*entropy).map_err(|e| failed("starting")(e.to_string()))?;
         let run = run.iter().map(|b| format!("{b:02x}")).collect();
         let pages = Pages::new(*deployment.as_bytes());
-        let door = Arc::new(Door::new(authorizer, Arc::clone(&audit), Arc::clone(&metrics), run, pages));
+        let pipeline = Arc::new(Pipeline::new(authorizer, Arc::clone(&audit), Arc::clone(&metrics), run));
         let upkeep = upkeep::Upkeep {
             redeemer: Arc::clone(&redeemer),
             tenants: services.tenant.clone(),
@@ -220,7 +227,8 @@ impl App {
             listener: bind(server.listen).await?,
             metrics_listener,
             security,
-            door,
+            pipeline,
+            pages,
             services,
             options: grpc::Options {
                 max_message_bytes: server.max_message_bytes,
@@ -256,7 +264,7 @@ impl App {
     /// The schedule cannot be set up, or the server fails.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), StartError> {
         let address = self.address().map_err(|e| failed("serving")(e.to_string()))?;
-        let (router, health) = grpc::router(&self.door, self.services.clone(), self.options)
+        let (router, health) = grpc::router(&self.pipeline, self.services.clone(), &self.pages, self.options)
             .map_err(|e| failed("setting up reflection")(e.to_string()))?;
         let schedule = schedule::start(
             self.timetable,
@@ -295,7 +303,7 @@ impl App {
 
         // Rule 8: what is on its way to a provider is awaited, not dropped.
         let drained = self.redeemer.drain(self.drain).await;
-        let _ = tokio::time::timeout(self.drain, self.door.drain()).await;
+        let _ = tokio::time::timeout(self.drain, self.pipeline.drain()).await;
         // What it waited for has ended; it goes on at the next start.
         self.services.rotation.drain(Duration::from_secs(1)).await;
         // What they hold is closed before this returns.

@@ -1,10 +1,12 @@
-//! The words of the trade. No I/O, no async, no serialisation: everything here
-//! is data with its rules, and every other module speaks in it.
+//! The words of the trade. No I/O, no async, no serialisation but the canonical
+//! form of claims: everything here is data with its rules, and every other
+//! module speaks in it.
 //!
 //! In reading order:
 //!
 //! - [`id`]: names with their rules: tenant, subject, client, caller, issuer;
 //! - [`scope`]: scopes and what an access token is asked for;
+//! - [`claims`]: what a token must say beyond its scopes;
 //! - [`key`]: versions of a tenant's key and their states;
 //! - [`tenant`]: a tenant and its states;
 //! - [`grant`]: a grant, its states, and an attempt to redeem its token;
@@ -16,6 +18,7 @@
 //! - [`failure`]: a refused or failed operation, on its way to the caller.
 
 pub mod action;
+pub mod claims;
 pub mod failure;
 pub mod grant;
 pub mod id;

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
+use crate::authn::Caller;
 use crate::authz::Permit;
 use crate::authz::permit::{DescribeGrant, ExchangeOnBehalfOf, ImportGrant, ListGrants, RevokeGrant};
+use crate::authz::resource::{GrantsOfTenant, TokenWanted};
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Grant, GrantKey};
-use crate::domain::id::{ClientId, SubjectId, TenantId};
+use crate::domain::id::{ClientId, SubjectId};
 use crate::domain::reason::Reason;
-use crate::domain::scope::Target;
 use crate::idp::{AssertionError, Idp, VerifiedUser};
 use crate::redeem::enrolment::{Order, Source};
 use crate::redeem::gate::{as_unknown_grant, store_failure};
@@ -53,6 +54,7 @@ impl GrantService {
 
     /// Checks a user's token against the published keys of the client's
     /// provider. Reads only; what it returns is no permission to do anything.
+    /// It takes a caller, so that nothing is fetched for somebody who is nobody.
     ///
     /// # Errors
     ///
@@ -60,6 +62,7 @@ impl GrantService {
     /// another audience, or signed by somebody else.
     pub async fn verify(
         &self,
+        _caller: &Caller,
         client: ClientId,
         assertion: UnverifiedAssertion,
     ) -> Result<VerifiedAssertion, Failure> {
@@ -78,14 +81,15 @@ impl GrantService {
         &self,
         permit: &Permit<ExchangeOnBehalfOf>,
         verified: VerifiedAssertion,
-        target: Target,
         origin: Origin,
     ) -> Result<(Grant, bool), Failure> {
         let VerifiedAssertion { client, user, assertion } = verified;
-        let key = GrantKey { tenant: user.tenant, client, subject: user.subject };
-        if permit.tenant() != Some(&key.tenant) || permit.client() != Some(&key.client) {
+        let TokenWanted { tenant: permitted, client: at, target } = permit.resource();
+        if (permitted, at) != (&user.tenant, &client) {
             return Err(Failure::new(Reason::Internal, "the permit is for another tenant or client"));
         }
+        let key = GrantKey { tenant: user.tenant, client, subject: user.subject };
+        let target = target.clone();
         self.redeemer.enrol(Order { key, source: Source::Assertion(assertion), target, origin }).await
     }
 
@@ -99,10 +103,10 @@ impl GrantService {
         permit: &Permit<ImportGrant>,
         subject: SubjectId,
         token: RefreshToken,
-        target: Target,
         origin: Origin,
     ) -> Result<(Grant, bool), Failure> {
-        let key = grant_key(permit.tenant(), permit.client(), subject)?;
+        let key = permit.resource().grant_key(subject);
+        let target = permit.resource().target.clone();
         self.redeemer.enrol(Order { key, source: Source::Import(token), target, origin }).await
     }
 
@@ -116,7 +120,7 @@ impl GrantService {
         permit: &Permit<DescribeGrant>,
         subject: SubjectId,
     ) -> Result<Grant, Failure> {
-        let key = grant_key(permit.tenant(), permit.client(), subject)?;
+        let key = permit.resource().grant_key(subject);
         let found = self.store.grant(&key).await.map_err(|e| store_failure(&e))?;
         found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))
     }
@@ -132,13 +136,12 @@ impl GrantService {
         after: Option<&GrantCursor>,
         limit: u32,
     ) -> Result<(Vec<Grant>, Option<GrantCursor>), Failure> {
-        let tenant =
-            permit.tenant().ok_or_else(|| Failure::new(Reason::Internal, "a permit without tenant"))?;
+        let GrantsOfTenant { tenant, client } = permit.resource();
         let known = self.store.tenant(tenant).await.map_err(|e| store_failure(&e))?;
         if known.is_none() {
             return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
         }
-        let page = self.store.grants(tenant, permit.client(), after, limit.saturating_add(1)).await;
+        let page = self.store.grants(tenant, client.as_ref(), after, limit.saturating_add(1)).await;
         let mut page = page.map_err(|e| store_failure(&e))?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);
         let next = (page.len() > size).then(|| {
@@ -162,21 +165,8 @@ impl GrantService {
         subject: SubjectId,
         origin: &Origin,
     ) -> Result<bool, Failure> {
-        let key = grant_key(permit.tenant(), permit.client(), subject)?;
+        let key = permit.resource().grant_key(subject);
         self.redeemer.revoke(&key, origin).await.map_err(as_unknown_grant)
-    }
-}
-
-fn grant_key(
-    tenant: Option<&TenantId>,
-    client: Option<&ClientId>,
-    subject: SubjectId,
-) -> Result<GrantKey, Failure> {
-    match (tenant, client) {
-        (Some(tenant), Some(client)) => {
-            Ok(GrantKey { tenant: tenant.clone(), client: client.clone(), subject })
-        }
-        (None, _) | (_, None) => Err(Failure::new(Reason::Internal, "a permit without tenant or client")),
     }
 }
 

@@ -1,13 +1,14 @@
-//! The door: convert, identify, permit, audit, call, convert. Generated types
-//! and statuses stay here.
+//! The request pipeline over gRPC. Generated types, connections and statuses stay
+//! here; what a request goes through is [`crate::pipeline`].
 //!
 //! In reading order:
 //!
-//! - [`door`]: what every call goes through, in one function;
 //! - [`tokens`], [`grants`], [`tenants`], [`rotations`]: one file per service,
 //!   a few lines per RPC;
+//! - `context`: who is at the other end of a call;
 //! - [`convert`]: generated types to checked ones and back;
 //! - [`status`]: reasons to statuses, the only place that makes one;
+//! - [`deadline`]: calls whose deadline passes;
 //! - [`page`]: page tokens;
 //! - [`listen`]: connections: TLS, and who is at the other end.
 
@@ -19,8 +20,9 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::proto;
 
+mod context;
 pub mod convert;
-pub mod door;
+pub mod deadline;
 pub mod grants;
 pub mod listen;
 pub mod page;
@@ -29,9 +31,10 @@ pub mod status;
 pub mod tenants;
 pub mod tokens;
 
-pub use door::Door;
+use crate::pipeline::Pipeline;
+use page::Pages;
 
-/// What the services behind the door are.
+/// What is served.
 #[derive(Debug, Clone)]
 pub struct Services {
     /// Access tokens.
@@ -55,7 +58,7 @@ pub struct Options {
     pub create_tenant_at_intake: bool,
 }
 
-type Layers = Stack<status::DescribeLayer, Identity>;
+type Layers = Stack<status::DescribeLayer, Stack<deadline::DeadlineLayer, Identity>>;
 
 /// The API as a router, and the switch of its health service.
 ///
@@ -63,20 +66,22 @@ type Layers = Stack<status::DescribeLayer, Identity>;
 ///
 /// When the embedded descriptors cannot be served; a defect.
 pub fn router(
-    door: &Arc<Door>,
+    pipeline: &Arc<Pipeline>,
     services: Services,
+    pages: &Pages,
     options: Options,
 ) -> Result<(Router<Layers>, tonic_health::server::HealthReporter), tonic_reflection::server::Error> {
     let Services { token, grant, tenant, rotation } = services;
     let limit = options.max_message_bytes;
-    let tokens = tokens::Tokens { door: Arc::clone(door), service: token };
+    let tokens = tokens::Tokens { pipeline: Arc::clone(pipeline), service: token };
     let grants = grants::Grants {
-        door: Arc::clone(door),
+        pipeline: Arc::clone(pipeline),
+        pages: pages.clone(),
         service: grant,
         tenants: options.create_tenant_at_intake.then(|| tenant.clone()),
     };
-    let tenants = tenants::Tenants { door: Arc::clone(door), service: tenant };
-    let rotations = rotations::Rotations { door: Arc::clone(door), service: rotation };
+    let tenants = tenants::Tenants { pipeline: Arc::clone(pipeline), pages: pages.clone(), service: tenant };
+    let rotations = rotations::Rotations { pipeline: Arc::clone(pipeline), service: rotation };
     let (health, health_service) = tonic_health::server::health_reporter();
 
     let (reflection, reflection_alpha) = if options.reflection {
@@ -94,6 +99,7 @@ pub fn router(
     };
 
     let router = Server::builder()
+        .layer(deadline::DeadlineLayer)
         .layer(status::DescribeLayer)
         .add_service(health_service)
         .add_optional_service(reflection)

@@ -12,7 +12,8 @@
 //! - capabilities with state: [`keyring`], [`audit`];
 //! - the protocol that spends refresh tokens: [`redeem`];
 //! - what the product does: [`token`], [`grant`], [`tenant`], [`rotation`];
-//! - doors: [`grpc`], [`schedule`], beside them [`proto`] and [`client`];
+//! - what every request goes through: [`pipeline`];
+//! - transports and the schedule: [`grpc`], [`schedule`], beside them [`proto`] and [`client`];
 //! - wiring and processes: [`app`], [`cli`], [`config`], [`telemetry`], and
 //!   with the feature `demo` the development provider and the demonstration.
 //!
@@ -35,6 +36,7 @@ pub mod grpc;
 pub mod idp;
 pub mod keyring;
 pub mod metrics;
+pub mod pipeline;
 pub mod proto;
 pub mod redeem;
 pub mod rotation;

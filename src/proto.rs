@@ -1,4 +1,4 @@
-//! The generated types of `proto/obovault/v1`. They stay at the door: only
+//! The generated types of `proto/obovault/v1`. They stay at the border: only
 //! `grpc` and `client` use them.
 
 use std::fmt;

@@ -97,7 +97,7 @@ impl TenantService {
     ///
     /// It exists or was purged, or a store cannot be written.
     pub async fn create(&self, permit: &Permit<CreateTenant>) -> Result<Counted, Failure> {
-        self.create_unless_known(tenant_of(permit.tenant())?).await
+        self.create_unless_known(permit.tenant()).await
     }
 
     /// Makes a tenant at the first intake of one of its users, where the
@@ -163,7 +163,7 @@ impl TenantService {
     ///
     /// No such tenant, out of service, or a store cannot be written.
     pub async fn rotate_key(&self, permit: &Permit<RotateTenantKey>) -> Result<KeyVersionInfo, Failure> {
-        let id = tenant_of(permit.tenant())?;
+        let id = permit.tenant();
         let found = self.store.tenant(id).await.map_err(|e| store_failure(&e))?;
         let tenant = in_service(found)?;
         let from = tenant.sealing_version().unwrap_or(KeyVersion::FIRST);
@@ -180,7 +180,7 @@ impl TenantService {
         &self,
         permit: &Permit<DescribeTenantKeys>,
     ) -> Result<(Counted, Vec<CensusLine>), Failure> {
-        let id = tenant_of(permit.tenant())?;
+        let id = permit.tenant();
         let tenant = self.known(id).await?;
         let census = self.store.census(id).await.map_err(|e| store_failure(&e))?;
         let versions = self.keyring.versions(id).await.map_err(|e| key_failure(&e))?;
@@ -207,7 +207,7 @@ impl TenantService {
         if window > LONGEST_WINDOW {
             return Err(Failure::new(Reason::WindowInvalid, "the window is longer than 30 days"));
         }
-        let id = tenant_of(permit.tenant())?;
+        let id = permit.tenant();
         let changed = self.store.schedule_purge(id, self.clock.now().plus(window)).await;
         let tenant = changed.map_err(|e| store_failure(&e))?.map_err(refused)?;
         self.put_out_of_service(id).await;
@@ -220,7 +220,7 @@ impl TenantService {
     ///
     /// No such tenant, nothing scheduled, or already purged.
     pub async fn restore(&self, permit: &Permit<RestoreTenant>) -> Result<Counted, Failure> {
-        let id = tenant_of(permit.tenant())?;
+        let id = permit.tenant();
         let restored = self.store.restore_tenant(id).await.map_err(|e| store_failure(&e))?;
         let tenant = match restored {
             Ok(tenant) => tenant,
@@ -247,7 +247,7 @@ impl TenantService {
     /// No such tenant, a wrong confirmation, protection, or a file that could
     /// not be cleaned yet (the purge is finished by itself then).
     pub async fn purge_now(&self, permit: &Permit<PurgeTenantNow>, confirm: &str) -> Result<Purged, Failure> {
-        let id = tenant_of(permit.tenant())?;
+        let id = permit.tenant();
         if confirm != id.as_str() {
             return Err(Failure::new(
                 Reason::ConfirmationMismatch,
@@ -314,10 +314,6 @@ impl TenantService {
         let grants = self.store.grant_count(&tenant.id).await.map_err(|e| store_failure(&e))?;
         Ok(Counted { tenant, grants })
     }
-}
-
-fn tenant_of(tenant: Option<&TenantId>) -> Result<&TenantId, Failure> {
-    tenant.ok_or_else(|| Failure::new(Reason::Internal, "a permit without tenant"))
 }
 
 fn refused(refused: TenantRefused) -> Failure {

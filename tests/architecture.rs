@@ -95,9 +95,9 @@ fn statuses_are_made_in_one_file() {
         matches!(path, [.., status, constructor]
         if status == "Status" && constructor.starts_with(|c: char| c.is_ascii_lowercase()))
     };
-    let at_the_door = |file: &str| file.starts_with("src/grpc") && file != "src/grpc/status.rs";
+    let over_grpc = |file: &str| file.starts_with("src/grpc") && file != "src/grpc/status.rs";
     let wrong: BTreeSet<_> =
-        product().into_iter().filter(|u| at_the_door(&u.file) && makes(&u.path)).map(|u| u.file).collect();
+        product().into_iter().filter(|u| over_grpc(&u.file) && makes(&u.path)).map(|u| u.file).collect();
     assert!(wrong.is_empty(), "a status is made outside src/grpc/status.rs:\n{}", join(&wrong));
 }
 

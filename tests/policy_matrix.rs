@@ -12,10 +12,11 @@ use obo_vault::authz::permit::{
     ImportGrant, ListGrants, ListTenants, PurgeTenantNow, RestoreTenant, RevokeGrant, RotateTenantKey,
     RunRotation, ScheduleTenantPurge,
 };
-use obo_vault::authz::{self, Authorizer, Request};
+use obo_vault::authz::resource::{GrantsOfTenant, OneGrant, OneTenant, TokenWanted, WholeVault};
+use obo_vault::authz::{self, Authorizer};
 use obo_vault::domain::action::Action;
 use obo_vault::domain::id::{CallerId, ClientId, TenantId};
-use obo_vault::domain::scope::{Resource, ScopeSet};
+use obo_vault::domain::scope::{Claims, Resource, ScopeSet, Target};
 
 const PRODUCTION: &str = include_str!("../deploy/policy.cedar");
 const MINIMAL: &str = include_str!("../deploy/policy.minimal.cedar");
@@ -47,7 +48,8 @@ fn production_borders() {
     let read = "https://graph.example/Mail.Read";
     let send = "https://graph.example/Mail.Send";
     let calendar = Some("https://calendar.example");
-    let rows: [(&str, Action, &str, Request); 16] = [
+    let events = "https://calendar.example/Events.Read";
+    let rows: [(&str, Action, &str, TokenWanted); 24] = [
         ("own tenant, client, scope", Action::GetAccessToken, "mail", ask("acme", "mail", &[read], None)),
         ("both scopes", Action::GetAccessToken, "mail", ask("acme", "mail", &[read, send], None)),
         ("another tenant", Action::GetAccessToken, "mail", ask("umbrella", "mail", &[read], None)),
@@ -63,6 +65,54 @@ fn production_borders() {
         ("all scopes of the grant", Action::GetAccessToken, "mail", ask("acme", "mail", &[], None)),
         ("own resource", Action::GetAccessToken, "calendar", ask("acme", "calendar", &[], calendar)),
         ("no resource", Action::GetAccessToken, "calendar", ask("acme", "calendar", &[], None)),
+        (
+            "own scope, a resource beside it",
+            Action::GetAccessToken,
+            "mail",
+            ask("acme", "mail", &[read], calendar),
+        ),
+        (
+            "own scope, challenged",
+            Action::GetAccessToken,
+            "mail",
+            challenged(ask("acme", "mail", &[read], None)),
+        ),
+        (
+            "own resource, its scope",
+            Action::GetAccessToken,
+            "calendar",
+            ask("acme", "calendar", &[events], calendar),
+        ),
+        (
+            "own resource, a scope beside it",
+            Action::GetAccessToken,
+            "calendar",
+            ask("acme", "calendar", &[read], calendar),
+        ),
+        (
+            "own resource, one scope too many",
+            Action::GetAccessToken,
+            "calendar",
+            ask("acme", "calendar", &[events, "Files.ReadWrite.All"], calendar),
+        ),
+        (
+            "own resource, challenged",
+            Action::GetAccessToken,
+            "calendar",
+            challenged(ask("acme", "calendar", &[], calendar)),
+        ),
+        (
+            "intake, challenged",
+            Action::ExchangeOnBehalfOf,
+            "web/portal",
+            challenged(ask("acme", "mail", &[], None)),
+        ),
+        (
+            "its scope without the resource",
+            Action::GetAccessToken,
+            "calendar",
+            ask("acme", "calendar", &[events], None),
+        ),
         (
             "another resource",
             Action::GetAccessToken,
@@ -109,6 +159,27 @@ fn minimal_roles_by_action() {
 }
 
 #[test]
+fn minimal_borders() {
+    let authorizer = Authorizer::load(MINIMAL).unwrap();
+    let plain = || ask("acme", "mail", &["a"], None);
+    for (id, wanted, expected) in [
+        ("spiffe://example.org/app", plain(), true),
+        ("spiffe://example.org/app", challenged(plain()), true),
+        ("spiffe://example.org/other", challenged(plain()), false),
+    ] {
+        assert_eq!(permits(&authorizer, Action::GetAccessToken, &caller(id), &wanted), expected, "{id}");
+    }
+    // Whoever else is permitted to read is not therefore permitted to challenge.
+    let more = format!(
+        "{MINIMAL}\npermit (principal == Caller::\"spiffe://example.org/other\", action in Action::\"read\", resource);"
+    );
+    let authorizer = Authorizer::load(&more).unwrap();
+    let other = caller("spiffe://example.org/other");
+    assert!(permits(&authorizer, Action::GetAccessToken, &other, &plain()));
+    assert!(!permits(&authorizer, Action::GetAccessToken, &other, &challenged(plain())));
+}
+
+#[test]
 fn sample_policies_pass_the_check_without_warnings() {
     for (name, text) in [("policy.cedar", PRODUCTION), ("policy.minimal.cedar", MINIMAL)] {
         let summary = authz::check(text).unwrap();
@@ -127,7 +198,7 @@ fn the_schema_beside_the_samples_is_the_one_in_force() {
 }
 
 /// One line per action, one column per role; each role asks its own request.
-fn matrix(policy: &str, roles: &[(&str, &str, &Request)]) -> String {
+fn matrix(policy: &str, roles: &[(&str, &str, &TokenWanted)]) -> String {
     let authorizer = Authorizer::load(policy).unwrap();
     let mut text = format!("{:<20}", "");
     for (role, _, _) in roles {
@@ -143,38 +214,47 @@ fn matrix(policy: &str, roles: &[(&str, &str, &Request)]) -> String {
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// Whether the policy permits the action, with as much of the request as the
-/// door would hand on for it.
-fn permits(authorizer: &Authorizer, action: Action, caller: &Caller, full: &Request) -> bool {
-    let of_client = || full.clone();
-    let of_tenant = || Request { tenant: full.tenant.clone(), ..Request::default() };
-    let of_vault = Request::default;
+/// Whether the policy permits the action, with as much of what is wanted as
+/// requests of that action name.
+fn permits(authorizer: &Authorizer, action: Action, caller: &Caller, full: &TokenWanted) -> bool {
+    let wanted = || full.clone();
+    let grant = || OneGrant { tenant: full.tenant.clone(), client: full.client.clone() };
+    let grants = || GrantsOfTenant { tenant: full.tenant.clone(), client: None };
+    let tenant = || OneTenant { tenant: full.tenant.clone() };
     match action {
-        Action::GetAccessToken => authorizer.permit::<GetAccessToken>(caller, of_client()).is_ok(),
-        Action::ExchangeOnBehalfOf => authorizer.permit::<ExchangeOnBehalfOf>(caller, of_client()).is_ok(),
-        Action::ImportGrant => authorizer.permit::<ImportGrant>(caller, of_client()).is_ok(),
-        Action::DescribeGrant => authorizer.permit::<DescribeGrant>(caller, of_client()).is_ok(),
-        Action::ListGrants => authorizer.permit::<ListGrants>(caller, of_tenant()).is_ok(),
-        Action::RevokeGrant => authorizer.permit::<RevokeGrant>(caller, of_client()).is_ok(),
-        Action::CreateTenant => authorizer.permit::<CreateTenant>(caller, of_tenant()).is_ok(),
-        Action::ListTenants => authorizer.permit::<ListTenants>(caller, of_vault()).is_ok(),
-        Action::RotateTenantKey => authorizer.permit::<RotateTenantKey>(caller, of_tenant()).is_ok(),
-        Action::DescribeTenantKeys => authorizer.permit::<DescribeTenantKeys>(caller, of_tenant()).is_ok(),
-        Action::ScheduleTenantPurge => authorizer.permit::<ScheduleTenantPurge>(caller, of_tenant()).is_ok(),
-        Action::RestoreTenant => authorizer.permit::<RestoreTenant>(caller, of_tenant()).is_ok(),
-        Action::PurgeTenantNow => authorizer.permit::<PurgeTenantNow>(caller, of_tenant()).is_ok(),
-        Action::RunRotation => authorizer.permit::<RunRotation>(caller, of_vault()).is_ok(),
-        Action::DescribeRotation => authorizer.permit::<DescribeRotation>(caller, of_vault()).is_ok(),
+        Action::GetAccessToken => authorizer.permit::<GetAccessToken>(caller, wanted()).is_ok(),
+        Action::ExchangeOnBehalfOf => authorizer.permit::<ExchangeOnBehalfOf>(caller, wanted()).is_ok(),
+        Action::ImportGrant => authorizer.permit::<ImportGrant>(caller, wanted()).is_ok(),
+        Action::DescribeGrant => authorizer.permit::<DescribeGrant>(caller, grant()).is_ok(),
+        Action::ListGrants => authorizer.permit::<ListGrants>(caller, grants()).is_ok(),
+        Action::RevokeGrant => authorizer.permit::<RevokeGrant>(caller, grant()).is_ok(),
+        Action::CreateTenant => authorizer.permit::<CreateTenant>(caller, tenant()).is_ok(),
+        Action::ListTenants => authorizer.permit::<ListTenants>(caller, WholeVault).is_ok(),
+        Action::RotateTenantKey => authorizer.permit::<RotateTenantKey>(caller, tenant()).is_ok(),
+        Action::DescribeTenantKeys => authorizer.permit::<DescribeTenantKeys>(caller, tenant()).is_ok(),
+        Action::ScheduleTenantPurge => authorizer.permit::<ScheduleTenantPurge>(caller, tenant()).is_ok(),
+        Action::RestoreTenant => authorizer.permit::<RestoreTenant>(caller, tenant()).is_ok(),
+        Action::PurgeTenantNow => authorizer.permit::<PurgeTenantNow>(caller, tenant()).is_ok(),
+        Action::RunRotation => authorizer.permit::<RunRotation>(caller, WholeVault).is_ok(),
+        Action::DescribeRotation => authorizer.permit::<DescribeRotation>(caller, WholeVault).is_ok(),
     }
 }
 
-fn ask(tenant: &str, client: &str, scopes: &[&str], resource: Option<&str>) -> Request {
-    Request {
-        tenant: Some(TenantId::new(tenant).unwrap()),
-        client: Some(ClientId::new(client).unwrap()),
-        scopes: ScopeSet::new(scopes).unwrap(),
-        resource: resource.map(|uri| Resource::new(uri).unwrap()),
+fn ask(tenant: &str, client: &str, scopes: &[&str], resource: Option<&str>) -> TokenWanted {
+    TokenWanted {
+        tenant: TenantId::new(tenant).unwrap(),
+        client: ClientId::new(client).unwrap(),
+        target: Target {
+            scopes: ScopeSet::new(scopes).unwrap(),
+            resource: resource.map(|uri| Resource::new(uri).unwrap()),
+            claims: None,
+        },
     }
+}
+
+fn challenged(mut wanted: TokenWanted) -> TokenWanted {
+    wanted.target.claims = Some(Claims::canonical(r#"{"access_token":{"acrs":null}}"#).unwrap());
+    wanted
 }
 
 fn caller(id: &str) -> Caller {

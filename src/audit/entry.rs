@@ -14,7 +14,7 @@ use crate::domain::grant::{AttemptId, Generation, GrantId};
 use crate::domain::id::{CallerId, ClientId, SubjectId, TenantId};
 use crate::domain::key::KeyVersion;
 use crate::domain::reason::Reason;
-use crate::domain::scope::{Resource, ScopeSet};
+use crate::domain::scope::{ClaimsDigest, Resource, ScopeSet};
 
 /// What kind of entry it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Entry<'a> {
     grant: Option<GrantId>,
     scopes: Option<&'a ScopeSet>,
     resource: Option<&'a Resource>,
+    claims_sha256: Option<ClaimsDigest>,
+    granted_scopes: Option<&'a ScopeSet>,
     reason: Option<Reason>,
     generation: Option<Generation>,
     key_version: Option<KeyVersion>,
@@ -72,6 +74,8 @@ impl<'a> Entry<'a> {
             grant: None,
             scopes: None,
             resource: None,
+            claims_sha256: None,
+            granted_scopes: None,
             reason: None,
             generation: None,
             key_version: None,
@@ -111,6 +115,10 @@ setters!(
     scopes: &'a ScopeSet,
     /// The resource asked for.
     resource: &'a Resource,
+    /// What names the claims challenge; the claims themselves are never here.
+    claims_sha256: ClaimsDigest,
+    /// The scopes of the token, where they are not those asked for.
+    granted_scopes: &'a ScopeSet,
     /// Why it was refused or failed; without it an outcome is a success.
     reason: Reason,
     /// Number of the grant's refresh token.
@@ -140,6 +148,8 @@ impl Entry<'_> {
             grant,
             scopes,
             resource,
+            claims_sha256,
+            granted_scopes,
             reason,
             generation,
             key_version,
@@ -161,16 +171,10 @@ impl Entry<'_> {
         text(out, "client", client.map(ClientId::as_str));
         text(out, "subject", subject.map(SubjectId::as_str));
         uuid(out, "grant", grant.map(|g| g.0));
-        if let Some(scopes) = scopes {
-            out.extend_from_slice(b",\"scopes\":[");
-            for (n, scope) in scopes.iter().enumerate() {
-                out.extend_from_slice(if n == 0 { b"\"" } else { b",\"" });
-                escape(out, scope);
-                out.push(b'"');
-            }
-            out.push(b']');
-        }
+        list(out, "scopes", scopes);
         text(out, "resource", resource.map(Resource::as_str));
+        digest(out, "claims_sha256", claims_sha256);
+        list(out, "granted_scopes", granted_scopes);
         let outcome = match (kind, reason) {
             (_, Some(reason)) => Some(reason.as_str()),
             (Kind::Outcome, None) => Some("OK"),
@@ -214,6 +218,26 @@ fn number(out: &mut Vec<u8>, field: &'static str, value: Option<u64>) {
         name(out, field);
         // Writing to a `Vec` cannot fail.
         let _ = write!(out, "{value}");
+    }
+}
+
+fn digest(out: &mut Vec<u8>, field: &'static str, value: Option<ClaimsDigest>) {
+    if let Some(value) = value {
+        name(out, field);
+        let _ = write!(out, "\"{value}\"");
+    }
+}
+
+fn list(out: &mut Vec<u8>, field: &'static str, scopes: Option<&ScopeSet>) {
+    if let Some(scopes) = scopes {
+        name(out, field);
+        out.push(b'[');
+        for (n, scope) in scopes.iter().enumerate() {
+            out.extend_from_slice(if n == 0 { b"\"" } else { b",\"" });
+            escape(out, scope);
+            out.push(b'"');
+        }
+        out.push(b']');
     }
 }
 
@@ -266,6 +290,7 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::scope::Claims;
 
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -286,6 +311,7 @@ mod tests {
         let subject = SubjectId::new("back\\slash\"quote").unwrap();
         let scopes = ScopeSet::new(["b", "a"]).unwrap();
         let resource = Resource::new("https://graph.example").unwrap();
+        let granted = ScopeSet::new(["a", "c"]).unwrap();
         let entry = Entry::new(Kind::Outcome, "req-1", "GetAccessToken")
             .caller(&caller)
             .tenant(Some(&tenant))
@@ -294,6 +320,8 @@ mod tests {
             .grant(GrantId(Uuid::from_u128(1)))
             .scopes(&scopes)
             .resource(&resource)
+            .claims_sha256(Claims::canonical("{ }").unwrap().sha256())
+            .granted_scopes(&granted)
             .reason(Reason::GrantInDoubt)
             .generation(Generation(7))
             .key_version(KeyVersion(2))
@@ -314,6 +342,8 @@ mod tests {
                 "grant": "00000000-0000-0000-0000-000000000001",
                 "scopes": ["a", "b"],
                 "resource": "https://graph.example",
+                "claims_sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+                "granted_scopes": ["a", "c"],
                 "outcome": "GRANT_IN_DOUBT",
                 "generation": 7,
                 "key_version": 2,
@@ -346,6 +376,8 @@ mod tests {
             grant,
             scopes,
             resource,
+            claims_sha256,
+            granted_scopes,
             reason,
             generation,
             key_version,
@@ -359,7 +391,9 @@ mod tests {
         let _made_here: (Option<GrantId>, Option<AttemptId>) = (grant, attempt);
         let _names: (Option<&CallerId>, Option<&TenantId>, Option<&ClientId>, Option<&SubjectId>) =
             (caller, tenant, client, subject);
-        let _wishes: (Option<&ScopeSet>, Option<&Resource>) = (scopes, resource);
+        let _wishes: (Option<&ScopeSet>, Option<&Resource>, Option<&ScopeSet>) =
+            (scopes, resource, granted_scopes);
+        let _digest: Option<ClaimsDigest> = claims_sha256;
 
         // The one text that is not checked when it is made is checked when it
         // is written.

@@ -9,7 +9,7 @@ use cedar_policy::{
     RestrictedExpression, Schema,
 };
 
-use crate::domain::action::Action;
+use crate::domain::scope::Target;
 
 use super::{Question, policy};
 
@@ -110,31 +110,14 @@ fn context(question: &Question) -> Vec<(String, RestrictedExpression)> {
     if let Some(client) = &question.client {
         pairs.push(("client".to_owned(), text(client.as_str())));
     }
-    if asks_for_a_token(question.action) {
-        pairs.push(("scopes".to_owned(), RestrictedExpression::new_set(question.scopes.iter().map(text))));
-        if let Some(resource) = &question.resource {
+    if let Some(Target { scopes, resource, claims }) = &question.target {
+        pairs.push(("scopes".to_owned(), RestrictedExpression::new_set(scopes.iter().map(text))));
+        if let Some(resource) = resource {
             pairs.push(("resource".to_owned(), text(resource.as_str())));
+        }
+        if let Some(claims) = claims {
+            pairs.push(("claims_challenge".to_owned(), text(claims.as_str())));
         }
     }
     pairs
-}
-
-/// Whether scopes and resource are a part of the question. Elsewhere they are
-/// dropped before the decision is looked up.
-pub(super) fn asks_for_a_token(action: Action) -> bool {
-    match action {
-        Action::GetAccessToken | Action::ExchangeOnBehalfOf | Action::ImportGrant => true,
-        Action::DescribeGrant
-        | Action::ListGrants
-        | Action::RevokeGrant
-        | Action::CreateTenant
-        | Action::ListTenants
-        | Action::RotateTenantKey
-        | Action::DescribeTenantKeys
-        | Action::ScheduleTenantPurge
-        | Action::RestoreTenant
-        | Action::PurgeTenantNow
-        | Action::RunRotation
-        | Action::DescribeRotation => false,
-    }
 }

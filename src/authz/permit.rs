@@ -2,32 +2,31 @@
 //! one action at one place.
 //!
 //! Service functions that touch a tenant's data ask for the permit of their
-//! action, and only `authz` can make one (invariant 5). A service compares the
-//! permit's tenant and client with what it is about to touch, or takes them
-//! from it.
+//! action, and only `authz` can make one (invariant 5). A service takes the
+//! tenant, the client and the target from the permit, or compares them with what
+//! it is about to touch.
 //!
 //! Each action has a marker type of the same name, so that a permit to describe
 //! a grant does not pass where a permit to revoke it is asked for.
 
 use std::fmt;
-use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::authn::Caller;
 use crate::domain::action::Action;
-use crate::domain::id::{ClientId, TenantId};
+use crate::domain::id::TenantId;
+
+use super::resource::{GrantsOfTenant, Named, OneGrant, OneTenant, Resource, TokenWanted, WholeVault};
 
 /// The policy's word that a caller may do the action `A`. Cloning is cheap.
-pub struct Permit<A> {
+pub struct Permit<A: Permitted> {
     caller: Caller,
-    tenant: Option<TenantId>,
-    client: Option<ClientId>,
-    // A permit is of an action but holds none: it is `Send` and `Sync` always.
-    action: PhantomData<fn() -> A>,
+    resource: Arc<A::Resource>,
 }
 
 impl<A: Permitted> Permit<A> {
-    pub(super) fn new(caller: Caller, tenant: Option<TenantId>, client: Option<ClientId>) -> Self {
-        Self { caller, tenant, client, action: PhantomData }
+    pub(super) fn new(caller: Caller, resource: Arc<A::Resource>) -> Self {
+        Self { caller, resource }
     }
 
     /// Who may.
@@ -42,16 +41,18 @@ impl<A: Permitted> Permit<A> {
         A::ACTION
     }
 
-    /// In which tenant; `None` for an action that belongs to no tenant.
+    /// On what, as the policy judged it.
     #[must_use]
-    pub fn tenant(&self) -> Option<&TenantId> {
-        self.tenant.as_ref()
+    pub fn resource(&self) -> &A::Resource {
+        &self.resource
     }
+}
 
-    /// With which OAuth client; `None` where the request named none.
+impl<A: Permitted<Resource = OneTenant>> Permit<A> {
+    /// In which tenant.
     #[must_use]
-    pub fn client(&self) -> Option<&ClientId> {
-        self.client.as_ref()
+    pub fn tenant(&self) -> &TenantId {
+        &self.resource.tenant
     }
 }
 
@@ -60,36 +61,36 @@ impl Permit<RunRotation> {
     /// nobody for the policy to judge: the vault acts for itself, as its
     /// operator configured it to.
     pub(crate) fn for_schedule() -> Self {
-        Self::new(Caller::system("system:rotation"), None, None)
+        Self::new(Caller::system("system:rotation"), Arc::new(WholeVault))
     }
 }
 
-impl<A> Clone for Permit<A> {
+impl<A: Permitted> Clone for Permit<A> {
     fn clone(&self) -> Self {
-        Self {
-            caller: self.caller.clone(),
-            tenant: self.tenant.clone(),
-            client: self.client.clone(),
-            action: PhantomData,
-        }
+        Self { caller: self.caller.clone(), resource: Arc::clone(&self.resource) }
     }
 }
 
 impl<A: Permitted> fmt::Debug for Permit<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Named { tenant, client, target } = self.resource.named();
         f.debug_struct("Permit")
             .field("action", &A::ACTION)
             .field("caller", &self.caller)
-            .field("tenant", &self.tenant)
-            .field("client", &self.client)
-            .finish()
+            .field("tenant", &tenant)
+            .field("client", &client)
+            .field("scopes", &target.map(|target| &target.scopes))
+            .finish_non_exhaustive()
     }
 }
 
 /// An action as a type. Implemented by the markers of this module alone.
-pub trait Permitted: sealed::Sealed {
+pub trait Permitted: sealed::Sealed + 'static {
     /// The action.
     const ACTION: Action;
+
+    /// What its requests name.
+    type Resource: Resource;
 }
 
 mod sealed {
@@ -97,7 +98,7 @@ mod sealed {
 }
 
 macro_rules! markers {
-    ($($name:ident),+ $(,)?) => {
+    ($($name:ident: $resource:ident),+ $(,)?) => {
         $(
             #[doc = concat!("The action `", stringify!($name), "` as a type.")]
             pub enum $name {}
@@ -106,6 +107,8 @@ macro_rules! markers {
 
             impl Permitted for $name {
                 const ACTION: Action = Action::$name;
+
+                type Resource = $resource;
             }
         )+
 
@@ -115,21 +118,21 @@ macro_rules! markers {
 }
 
 markers!(
-    GetAccessToken,
-    ExchangeOnBehalfOf,
-    ImportGrant,
-    DescribeGrant,
-    ListGrants,
-    RevokeGrant,
-    CreateTenant,
-    ListTenants,
-    RotateTenantKey,
-    DescribeTenantKeys,
-    ScheduleTenantPurge,
-    RestoreTenant,
-    PurgeTenantNow,
-    RunRotation,
-    DescribeRotation,
+    GetAccessToken: TokenWanted,
+    ExchangeOnBehalfOf: TokenWanted,
+    ImportGrant: TokenWanted,
+    DescribeGrant: OneGrant,
+    ListGrants: GrantsOfTenant,
+    RevokeGrant: OneGrant,
+    CreateTenant: OneTenant,
+    ListTenants: WholeVault,
+    RotateTenantKey: OneTenant,
+    DescribeTenantKeys: OneTenant,
+    ScheduleTenantPurge: OneTenant,
+    RestoreTenant: OneTenant,
+    PurgeTenantNow: OneTenant,
+    RunRotation: WholeVault,
+    DescribeRotation: WholeVault,
 );
 
 #[cfg(test)]
@@ -145,6 +148,6 @@ mod tests {
     fn the_scheduled_job_acts_for_the_vault() {
         let permit = Permit::<RunRotation>::for_schedule();
         assert_eq!(permit.caller().id().as_str(), "system:rotation");
-        assert_eq!(permit.tenant(), None);
+        assert_eq!(permit.resource(), &WholeVault);
     }
 }

@@ -32,12 +32,15 @@ const LOCKS: [&str; 3] = ["audit.jsonl", "vault.db.lock", "keys.db.lock"];
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// The policy of stands: one caller per role, named
-/// `spiffe://stand/<role>`. Readers and intake may work in any tenant.
+/// `spiffe://stand/<role>`. Readers and intake may work in any tenant; of the
+/// readers, `mail` alone may send claims challenges.
 pub const POLICY: &str = r#"
 permit (principal == Caller::"spiffe://stand/mail", action == Action::"GetAccessToken", resource)
     when { context.client == "portal" };
 permit (principal == Caller::"spiffe://stand/files", action == Action::"GetAccessToken", resource)
     when { context.client == "portal" };
+forbid (principal, action == Action::"GetAccessToken", resource)
+    when { context has claims_challenge } unless { principal == Caller::"spiffe://stand/mail" };
 permit (principal == Caller::"spiffe://stand/web", action in Action::"intake", resource);
 permit (principal == Caller::"spiffe://stand/operator", action in Action::"manage", resource);
 permit (principal == Caller::"spiffe://stand/auditor", action in Action::"inspect", resource);

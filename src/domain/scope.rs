@@ -1,28 +1,46 @@
-//! Scopes, resources, claims challenges: what an access token is asked for.
+//! Scopes and resources: what an access token is asked for, with the claims of
+//! [`claims`](super::claims).
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::id::InvalidName;
 
+pub use super::claims::{Claims, ClaimsDigest};
+
 /// A set of scope tokens (RFC 6749 section 3.3), sorted, each once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ScopeSet(BTreeSet<Box<str>>);
 
 impl ScopeSet {
-    /// Checks and collects scope tokens.
+    /// Most scopes that a request may ask for. What a provider grants is
+    /// bounded by the size of its answer alone.
+    pub const MOST_ASKED: usize = 64;
+
+    /// Checks and collects the scopes of a request.
     ///
     /// # Errors
     ///
     /// A token that is empty, longer than 512 bytes or has characters outside
-    /// RFC 6749 section 3.3; or more than 64 tokens.
+    /// RFC 6749 section 3.3; or more than [`Self::MOST_ASKED`] tokens.
     pub fn new<S: AsRef<str>>(tokens: impl IntoIterator<Item = S>) -> Result<Self, InvalidName> {
+        let set = Self::stored(tokens)?;
+        if set.0.len() > Self::MOST_ASKED {
+            return Err(InvalidName { kind: "scopes", rule: "must be at most 64" });
+        }
+        Ok(set)
+    }
+
+    /// Checks and collects scopes that were granted once, however many.
+    ///
+    /// # Errors
+    ///
+    /// A token that breaks the rule of [`Self::new`].
+    pub fn stored<S: AsRef<str>>(tokens: impl IntoIterator<Item = S>) -> Result<Self, InvalidName> {
         let mut set = BTreeSet::new();
         for token in tokens {
             let token = token.as_ref();
-            let fits = (1..=512).contains(&token.len())
-                && token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
-            if !fits {
+            if !is_scope_token(token) {
                 return Err(InvalidName {
                     kind: "scope",
                     rule: "must be 1 to 512 characters of RFC 6749 section 3.3",
@@ -30,18 +48,17 @@ impl ScopeSet {
             }
             set.insert(token.into());
         }
-        if set.len() > 64 {
-            return Err(InvalidName { kind: "scopes", rule: "must be at most 64" });
-        }
         Ok(Self(set))
     }
 
-    /// Reads a space-separated list as providers send it; tokens that break the
-    /// rule are dropped, since the answer they came in must not be lost.
+    /// Reads a space-separated list as providers send it and keeps all that is
+    /// in it. Tokens that break the rule are left out, since the answer they
+    /// came in must not be lost, and counted for the log.
     #[must_use]
-    pub fn parse_lenient(list: &str) -> Self {
-        Self::new(list.split_ascii_whitespace().filter(|t| Self::new([t]).is_ok()).take(64))
-            .unwrap_or_default()
+    pub fn parse_lenient(list: &str) -> (Self, usize) {
+        let (good, odd): (BTreeSet<&str>, BTreeSet<&str>) =
+            list.split_ascii_whitespace().partition(|token| is_scope_token(token));
+        (Self(good.into_iter().map(Into::into).collect()), odd.len())
     }
 
     /// The tokens in order.
@@ -61,17 +78,22 @@ impl ScopeSet {
         other.0.is_subset(&self.0)
     }
 
+    /// Whether every right in `granted` is in this set. The scopes that ask for
+    /// a kind of answer (OpenID and offline access) are no rights.
+    #[must_use]
+    pub fn covers(&self, granted: &Self) -> bool {
+        granted.rights().all(|right| self.0.contains(right))
+    }
+
     /// This set without the scopes that ask for a kind of answer (OpenID and
     /// offline access) and not for a right at a resource.
     #[must_use]
     pub fn without_protocol_scopes(&self) -> Self {
-        Self(
-            self.0
-                .iter()
-                .filter(|s| !matches!(s.as_ref(), "openid" | "profile" | "email" | "offline_access"))
-                .cloned()
-                .collect(),
-        )
+        Self(self.rights().map(Into::into).collect())
+    }
+
+    fn rights(&self) -> impl Iterator<Item = &str> {
+        self.iter().filter(|s| !matches!(*s, "openid" | "profile" | "email" | "offline_access"))
     }
 
     /// The space-separated form of RFC 6749.
@@ -79,6 +101,11 @@ impl ScopeSet {
     pub fn to_wire(&self) -> String {
         self.0.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(" ")
     }
+}
+
+/// Whether it is a scope token of RFC 6749 section 3.3, of bearable length.
+fn is_scope_token(token: &str) -> bool {
+    (1..=512).contains(&token.len()) && token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
 impl fmt::Display for ScopeSet {
@@ -123,36 +150,6 @@ impl Resource {
     }
 }
 
-/// A claims request (OpenID Connect Core section 5.5): a JSON object kept
-/// verbatim. The door checks that it is JSON; here only size and shape are.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Claims(Box<str>);
-
-impl Claims {
-    /// Most bytes of a claims request.
-    pub const MAX_BYTES: usize = 8 * 1024;
-
-    /// Takes a claims request that is known to be a JSON object.
-    ///
-    /// # Errors
-    ///
-    /// Too long, or not in braces.
-    pub fn new(json: &str) -> Result<Self, InvalidName> {
-        let json = json.trim();
-        if json.len() <= Self::MAX_BYTES && json.starts_with('{') && json.ends_with('}') {
-            Ok(Self(json.into()))
-        } else {
-            Err(InvalidName { kind: "claims", rule: "must be a JSON object of at most 8 KiB" })
-        }
-    }
-
-    /// The JSON text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// What an access token is for. Two requests may share an answer only when
 /// this is equal in every part.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -182,6 +179,36 @@ mod tests {
         assert!(ScopeSet::new(["a b"]).is_err());
         assert!(ScopeSet::new(["a\"b"]).is_err());
         assert!(ScopeSet::new([""]).is_err());
+    }
+
+    #[test]
+    fn protocol_scopes_are_no_rights() {
+        let set = |list: &str| ScopeSet::parse_lenient(list).0;
+        assert!(set("a").covers(&set("a openid profile email offline_access")));
+        assert!(set("a b").covers(&set("a")));
+        assert!(!set("a openid").covers(&set("a b")));
+        assert!(set("").covers(&set("openid")));
+        assert!(!set("").covers(&set("a")));
+        assert!(!set("a").covers(&set("A")));
+        assert_eq!(set("openid b a email").without_protocol_scopes(), set("a b"));
+    }
+
+    #[test]
+    fn a_request_is_limited_and_a_grant_is_not() {
+        let many: Vec<String> = (0..100).map(|n| format!("scope-{n}")).collect();
+        assert!(ScopeSet::new(&many[..64]).is_ok());
+        assert!(ScopeSet::new(&many[..65]).is_err());
+        let (granted, odd) = ScopeSet::parse_lenient(&many.join(" "));
+        assert_eq!((granted.iter().count(), odd), (100, 0));
+        // What was written of a grant is read back whole.
+        assert_eq!(ScopeSet::stored(granted.to_wire().split(' ')).unwrap(), granted);
+    }
+
+    #[test]
+    fn odd_scopes_of_an_answer_are_counted_and_cost_nothing_else() {
+        let long = "x".repeat(513);
+        let (granted, odd) = ScopeSet::parse_lenient(&format!("a \"b\" c\\d b é {long}  a"));
+        assert_eq!((granted.to_wire().as_str(), odd), ("a b", 4));
     }
 
     #[test]

@@ -6,81 +6,30 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{DoubtCause, Grant, GrantState};
-use crate::domain::id::{ClientId, InvalidName, SubjectId, TenantId};
 use crate::domain::key::{KeyState, KeyVersionInfo};
 use crate::domain::protocol::bounds::UNHELPFUL_ALERT;
 use crate::domain::reason::Reason;
 use crate::domain::rotation::{Phase, Run};
-use crate::domain::scope::{Claims, Resource, ScopeSet, Target};
+use crate::domain::scope::ScopeSet;
 use crate::domain::tenant::TenantState;
+use crate::pipeline::fields;
 use crate::proto;
 use crate::redeem::cache::IssuedToken;
 use crate::tenant::{CensusLine, Counted};
 
-/// Most items of a page, and how many when none are named.
-const LARGEST_PAGE: u32 = 1000;
-const DEFAULT_PAGE: u32 = 100;
-
-pub(super) fn tenant_id(name: &str) -> Result<TenantId, Failure> {
-    TenantId::new(name).map_err(|e| invalid(&e))
-}
-
-pub(super) fn client_id(name: &str) -> Result<ClientId, Failure> {
-    ClientId::new(name).map_err(|e| invalid(&e))
-}
-
-pub(super) fn subject_id(name: &str) -> Result<SubjectId, Failure> {
-    SubjectId::new(name).map_err(|e| invalid(&e))
-}
-
-pub(super) fn target(scopes: &[String], resource: &str, claims: &str) -> Result<Target, Failure> {
-    let scopes = ScopeSet::new(scopes).map_err(|e| invalid(&e))?;
-    let resource = match resource {
-        "" => None,
-        uri => Some(Resource::new(uri).map_err(|e| invalid(&e))?),
-    };
-    let claims = match claims {
-        "" => None,
-        json => {
-            let claims = Claims::new(json).map_err(|e| invalid(&e))?;
-            let parsed: Result<serde_json::Map<String, serde_json::Value>, _> =
-                serde_json::from_str(claims.as_str());
-            parsed.map_err(|_| invalid_request("claims_challenge is not a JSON object"))?;
-            Some(claims)
-        }
-    };
-    Ok(Target { scopes, resource, claims })
-}
-
 pub(super) fn min_life(duration: Option<prost_types::Duration>) -> Result<Option<Duration>, Failure> {
     match duration {
         None => Ok(None),
-        Some(span) => match Duration::try_from(span) {
-            Ok(span) if span <= crate::token::MAX_MIN_LIFE => Ok(Some(span)),
-            Ok(_) | Err(_) => Err(invalid_request("min_remaining_life must be 0 to 10 minutes")),
-        },
+        Some(span) => {
+            // A negative one is none.
+            fields::min_life(Duration::try_from(span).ok()).map(Some)
+        }
     }
 }
 
 pub(super) fn window(duration: Option<prost_types::Duration>) -> Result<Duration, Failure> {
     let wrong = || Failure::new(Reason::WindowInvalid, "the window is missing or negative");
     duration.ok_or_else(wrong).and_then(|span| Duration::try_from(span).map_err(|_| wrong()))
-}
-
-pub(super) fn page_size(size: u32) -> Result<u32, Failure> {
-    match size {
-        0 => Ok(DEFAULT_PAGE),
-        1..=LARGEST_PAGE => Ok(size),
-        _ => Err(invalid_request("page_size must be at most 1000")),
-    }
-}
-
-pub(super) fn invalid_request(what: &str) -> Failure {
-    Failure::new(Reason::InvalidRequest, what)
-}
-
-fn invalid(error: &InvalidName) -> Failure {
-    invalid_request(&error.to_string())
 }
 
 pub(super) fn token_answer(token: &IssuedToken, from_cache: bool) -> proto::GetAccessTokenResponse {
@@ -229,9 +178,10 @@ pub(super) fn run(run: &Run) -> proto::RotationRun {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "a remainder of 1000 fits")]
 pub(super) fn time(at: Timestamp) -> prost_types::Timestamp {
-    let nanos = i32::try_from(at.0.rem_euclid(1000) * 1_000_000).unwrap_or(0);
-    prost_types::Timestamp { seconds: at.0.div_euclid(1000), nanos }
+    let millis = at.0.rem_euclid(1000) as i32;
+    prost_types::Timestamp { seconds: at.0.div_euclid(1000), nanos: millis * 1_000_000 }
 }
 
 fn words(scopes: &ScopeSet) -> Vec<String> {

@@ -2,39 +2,37 @@
 
 use std::sync::Arc;
 
-use crate::authz::Request as Resource;
-use crate::authz::permit;
-use crate::domain::action::Action;
+use crate::authn::Caller;
+use crate::authz::permit::{
+    DescribeGrant, ExchangeOnBehalfOf, ImportGrant, ListGrants, Permitted, RevokeGrant,
+};
+use crate::authz::resource::{GrantsOfTenant, OneGrant, TokenWanted};
 use crate::domain::failure::Failure;
-use crate::domain::grant::GrantKey;
 use crate::domain::id::SubjectId;
-use crate::domain::scope::Target;
 use crate::grant::{GrantService, VerifiedAssertion};
+use crate::pipeline::{Call, Pipeline, fields};
 use crate::proto::grant_service_server::GrantService as Api;
 use crate::proto::{
     DescribeGrantRequest, DescribeGrantResponse, ExchangeOnBehalfOfRequest, ExchangeOnBehalfOfResponse,
     ImportGrantRequest, ImportGrantResponse, ListGrantsRequest, ListGrantsResponse, RevokeGrantRequest,
     RevokeGrantResponse,
 };
-use crate::secret::{RefreshToken, UnverifiedAssertion};
+use crate::secret::RefreshToken;
 use crate::store::GrantCursor;
 use crate::tenant::TenantService;
 
-use super::convert;
-use super::door::{Door, Subject};
-use super::status::Status;
+use super::page::Pages;
+use super::status::{Answer, answer};
+use super::{context, convert};
 
-/// Largest user token taken, in bytes.
-const LARGEST_ASSERTION: usize = 32 * 1024;
-/// Largest refresh token taken, in bytes.
-const LARGEST_IMPORT: usize = 16 * 1024;
-
-/// The service at the door.
+/// The service over gRPC.
 #[derive(Debug)]
 pub struct Grants {
-    pub(super) door: Arc<Door>,
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) pages: Pages,
     pub(super) service: GrantService,
-    /// Makes tenants at their first intake, where the configuration allows it.
+    /// Makes tenants at the first enrolment of one of their users, where the
+    /// configuration allows it.
     pub(super) tenants: Option<TenantService>,
 }
 
@@ -43,130 +41,78 @@ impl Api for Grants {
     async fn exchange_on_behalf_of(
         &self,
         request: tonic::Request<ExchangeOnBehalfOfRequest>,
-    ) -> Result<tonic::Response<ExchangeOnBehalfOfResponse>, Status> {
-        const ACTION: Action = Action::ExchangeOnBehalfOf;
-        let visitor = self.door.visitor(&request);
-        // The provider's keys are not fetched for somebody who is nobody.
-        if let Err(failure) = &visitor.caller {
-            return Err(self.door.refuse_audited(&visitor, ACTION, failure));
-        }
-        let (verified, target) = match self.verified(request.into_inner()).await {
-            Ok(verified) => verified,
-            Err(failure) => return Err(self.door.refuse_audited(&visitor, ACTION, &failure)),
-        };
-        let subject = Subject {
-            resource: Resource {
-                tenant: Some(verified.user.tenant.clone()),
-                client: Some(verified.client.clone()),
-                scopes: target.scopes.clone(),
-                resource: target.resource.clone(),
-            },
-            subject: Some(verified.user.subject.clone()),
-        };
+    ) -> Answer<ExchangeOnBehalfOfResponse> {
+        let context = context::of(&self.pipeline, &request);
         let (service, tenants) = (self.service.clone(), self.tenants.clone());
-        self.door
-            .call(
-                visitor,
-                Ok(subject),
-                |permit: permit::Permit<permit::ExchangeOnBehalfOf>, origin| async move {
-                    if let Some(tenants) = tenants {
-                        tenants.ensure(&verified.user.tenant).await?;
-                    }
-                    let (grant, replaced) = service.exchange(&permit, verified, target, origin).await?;
-                    Ok(ExchangeOnBehalfOfResponse { grant: Some(convert::grant(grant)), replaced })
-                },
-            )
-            .await
+        let verify = |caller: Caller| self.verified(caller, request.into_inner());
+        let exchanged = self.pipeline.call_verified(context, verify, |permit, verified, origin| async move {
+            if let Some(tenants) = tenants {
+                tenants.ensure(&permit.resource().tenant).await?;
+            }
+            let (grant, replaced) = service.exchange(&permit, verified, origin).await?;
+            Ok(ExchangeOnBehalfOfResponse { grant: Some(convert::grant(grant)), replaced })
+        });
+        answer(exchanged.await)
     }
 
-    async fn import_grant(
-        &self,
-        request: tonic::Request<ImportGrantRequest>,
-    ) -> Result<tonic::Response<ImportGrantResponse>, Status> {
-        let visitor = self.door.visitor(&request);
-        let (key, token, target) = match import(request.into_inner()) {
-            Ok(import) => import,
-            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::ImportGrant, &failure)),
-        };
+    async fn import_grant(&self, request: tonic::Request<ImportGrantRequest>) -> Answer<ImportGrantResponse> {
+        let context = context::of(&self.pipeline, &request);
         let service = self.service.clone();
-        let subject = Subject {
-            resource: Resource {
-                tenant: Some(key.tenant),
-                client: Some(key.client),
-                scopes: target.scopes.clone(),
-                resource: target.resource.clone(),
-            },
-            subject: Some(key.subject.clone()),
-        };
-        self.door
-            .call(visitor, Ok(subject), |permit, origin| async move {
-                let (grant, replaced) = service.import(&permit, key.subject, token, target, origin).await?;
-                Ok(ImportGrantResponse { grant: Some(convert::grant(grant)), replaced })
-            })
-            .await
+        let convert = || import(request.into_inner());
+        let imported = self.pipeline.call(context, convert, |permit, (subject, token), origin| async move {
+            let (grant, replaced) = service.import(&permit, subject, token, origin).await?;
+            Ok(ImportGrantResponse { grant: Some(convert::grant(grant)), replaced })
+        });
+        answer(imported.await)
     }
 
     async fn describe_grant(
         &self,
         request: tonic::Request<DescribeGrantRequest>,
-    ) -> Result<tonic::Response<DescribeGrantResponse>, Status> {
-        let visitor = self.door.visitor(&request);
-        let DescribeGrantRequest { tenant, subject, client } = request.into_inner();
-        let (subject, user) = match one_grant(&tenant, &client, &subject) {
-            Ok(found) => found,
-            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::DescribeGrant, &failure)),
-        };
+    ) -> Answer<DescribeGrantResponse> {
+        let context = context::of(&self.pipeline, &request);
         let service = self.service.clone();
-        self.door
-            .call(visitor, Ok(subject), |permit, _origin| async move {
-                let grant = service.describe(&permit, user).await?;
-                Ok(DescribeGrantResponse { grant: Some(convert::grant(grant)) })
-            })
-            .await
+        let convert = || {
+            let DescribeGrantRequest { tenant, subject, client } = request.into_inner();
+            one_grant::<DescribeGrant>(&tenant, &client, &subject)
+        };
+        let described = self.pipeline.call(context, convert, |permit, user, _origin| async move {
+            let grant = service.describe(&permit, user).await?;
+            Ok(DescribeGrantResponse { grant: Some(convert::grant(grant)) })
+        });
+        answer(described.await)
     }
 
-    async fn list_grants(
-        &self,
-        request: tonic::Request<ListGrantsRequest>,
-    ) -> Result<tonic::Response<ListGrantsResponse>, Status> {
-        let visitor = self.door.visitor(&request);
-        let (subject, listing) = match self.listing(request.into_inner()) {
-            Ok(listing) => listing,
-            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::ListGrants, &failure)),
-        };
-        let (service, door) = (self.service.clone(), Arc::clone(&self.door));
-        self.door
-            .call(visitor, Ok(subject), move |permit, _origin| async move {
-                let (grants, next) = service.list(&permit, listing.after.as_ref(), listing.size).await?;
-                let next_page_token = next.map_or_else(String::new, |next| {
-                    door.pages.seal(
-                        &["grants", &listing.tenant, &listing.client],
-                        &[next.client.as_str(), next.subject.as_str()],
-                    )
-                });
-                let grants = grants.into_iter().map(convert::grant).collect();
-                Ok(ListGrantsResponse { grants, next_page_token })
-            })
-            .await
+    async fn list_grants(&self, request: tonic::Request<ListGrantsRequest>) -> Answer<ListGrantsResponse> {
+        let context = context::of(&self.pipeline, &request);
+        let (service, pages) = (self.service.clone(), self.pages.clone());
+        let convert = || self.listing(request.into_inner());
+        let listed = self.pipeline.call(context, convert, move |permit, listing, _origin| async move {
+            let (grants, next) = service.list(&permit, listing.after.as_ref(), listing.size).await?;
+            let next_page_token = next.map_or_else(String::new, |next| {
+                pages.seal(
+                    &["grants", &listing.tenant, &listing.client],
+                    &[next.client.as_str(), next.subject.as_str()],
+                )
+            });
+            let grants = grants.into_iter().map(convert::grant).collect();
+            Ok(ListGrantsResponse { grants, next_page_token })
+        });
+        answer(listed.await)
     }
 
-    async fn revoke_grant(
-        &self,
-        request: tonic::Request<RevokeGrantRequest>,
-    ) -> Result<tonic::Response<RevokeGrantResponse>, Status> {
-        let visitor = self.door.visitor(&request);
-        let RevokeGrantRequest { tenant, subject, client } = request.into_inner();
-        let (subject, user) = match one_grant(&tenant, &client, &subject) {
-            Ok(found) => found,
-            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::RevokeGrant, &failure)),
-        };
+    async fn revoke_grant(&self, request: tonic::Request<RevokeGrantRequest>) -> Answer<RevokeGrantResponse> {
+        let context = context::of(&self.pipeline, &request);
         let service = self.service.clone();
-        self.door
-            .call(visitor, Ok(subject), |permit, origin| async move {
-                let revoked_at_provider = service.revoke(&permit, user, &origin).await?;
-                Ok(RevokeGrantResponse { revoked_at_provider })
-            })
-            .await
+        let convert = || {
+            let RevokeGrantRequest { tenant, subject, client } = request.into_inner();
+            one_grant::<RevokeGrant>(&tenant, &client, &subject)
+        };
+        let revoked = self.pipeline.call(context, convert, |permit, user, origin| async move {
+            let revoked_at_provider = service.revoke(&permit, user, &origin).await?;
+            Ok(RevokeGrantResponse { revoked_at_provider })
+        });
+        answer(revoked.await)
     }
 }
 
@@ -178,71 +124,65 @@ struct Listing {
 }
 
 impl Grants {
+    /// Checks the fields, then the user's token: it says whose the grant will be.
     async fn verified(
         &self,
+        caller: Caller,
         request: ExchangeOnBehalfOfRequest,
-    ) -> Result<(VerifiedAssertion, Target), Failure> {
+    ) -> Result<Call<ExchangeOnBehalfOf, VerifiedAssertion>, Failure> {
         let ExchangeOnBehalfOfRequest { client, user_access_token, scopes, resource, claims_challenge } =
             request;
-        let assertion = UnverifiedAssertion::new(user_access_token);
-        let target = convert::target(&scopes, &resource, &claims_challenge)?;
-        let client = convert::client_id(&client)?;
+        let assertion = fields::assertion(user_access_token)?;
+        let target = fields::target(&scopes, &resource, &claims_challenge)?;
+        let client = fields::client_id(&client)?;
         if target.scopes.is_empty() && target.resource.is_none() {
-            return Err(convert::invalid_request("scopes or a resource must be named"));
+            return Err(fields::invalid_request("scopes or a resource must be named"));
         }
-        if assertion.expose().is_empty() || assertion.expose().len() > LARGEST_ASSERTION {
-            return Err(convert::invalid_request("user_access_token must be 1 byte to 32 KiB"));
-        }
-        Ok((self.service.verify(client, assertion).await?, target))
+        let verified = self.service.verify(&caller, client, assertion).await?;
+        let (tenant, client) = (verified.user.tenant.clone(), verified.client.clone());
+        let subject = verified.user.subject.clone();
+        Ok(Call::about(subject, TokenWanted { tenant, client, target }, verified))
     }
 
-    fn listing(&self, request: ListGrantsRequest) -> Result<(Subject, Listing), Failure> {
+    fn listing(&self, request: ListGrantsRequest) -> Result<Call<ListGrants, Listing>, Failure> {
         let ListGrantsRequest { tenant, page_size, page_token, client } = request;
-        let client_id = if client.is_empty() { None } else { Some(convert::client_id(&client)?) };
-        let resource =
-            Resource { tenant: Some(convert::tenant_id(&tenant)?), client: client_id, ..Resource::default() };
-        let size = convert::page_size(page_size)?;
+        let resource = GrantsOfTenant {
+            tenant: fields::tenant_id(&tenant)?,
+            client: if client.is_empty() { None } else { Some(fields::client_id(&client)?) },
+        };
+        let size = fields::page_size(page_size)?;
         let after = match page_token.as_str() {
             "" => None,
-            token => match self.door.pages.open(&["grants", &tenant, &client], token)?.as_slice() {
+            token => match self.pages.open(&["grants", &tenant, &client], token)?.as_slice() {
                 [client, subject] => Some(GrantCursor {
-                    client: convert::client_id(client)?,
-                    subject: convert::subject_id(subject)?,
+                    client: fields::client_id(client)?,
+                    subject: fields::subject_id(subject)?,
                 }),
-                _ => return Err(convert::invalid_request("page_token")),
+                _ => return Err(fields::invalid_request("page_token")),
             },
         };
-        Ok((Subject { resource, subject: None }, Listing { tenant, client, after, size }))
+        Ok(Call::new(resource, Listing { tenant, client, after, size }))
     }
 }
 
-fn import(request: ImportGrantRequest) -> Result<(GrantKey, RefreshToken, Target), Failure> {
+fn import(request: ImportGrantRequest) -> Result<Call<ImportGrant, (SubjectId, RefreshToken)>, Failure> {
     let ImportGrantRequest { tenant, subject, client, imported_token, scopes, resource } = request;
-    let pasted = RefreshToken::new(imported_token);
-    let token = pasted.expose().trim();
-    if token.is_empty()
-        || token.len() > LARGEST_IMPORT
-        || token.chars().any(|c| c.is_whitespace() || c.is_control())
-    {
-        return Err(convert::invalid_request(
-            "imported_token must be 1 byte to 16 KiB without white space inside",
-        ));
-    }
-    let token = RefreshToken::new(token.to_owned());
-    let key = GrantKey {
-        tenant: convert::tenant_id(&tenant)?,
-        client: convert::client_id(&client)?,
-        subject: convert::subject_id(&subject)?,
+    let token = fields::imported_token(imported_token)?;
+    let subject = fields::subject_id(&subject)?;
+    let wanted = TokenWanted {
+        tenant: fields::tenant_id(&tenant)?,
+        client: fields::client_id(&client)?,
+        target: fields::target(&scopes, &resource, "")?,
     };
-    Ok((key, token, convert::target(&scopes, &resource, "")?))
+    Ok(Call::about(subject.clone(), wanted, (subject, token)))
 }
 
-fn one_grant(tenant: &str, client: &str, subject: &str) -> Result<(Subject, SubjectId), Failure> {
-    let user = convert::subject_id(subject)?;
-    let resource = Resource {
-        tenant: Some(convert::tenant_id(tenant)?),
-        client: Some(convert::client_id(client)?),
-        ..Resource::default()
-    };
-    Ok((Subject { resource, subject: Some(user.clone()) }, user))
+fn one_grant<A: Permitted<Resource = OneGrant>>(
+    tenant: &str,
+    client: &str,
+    subject: &str,
+) -> Result<Call<A, SubjectId>, Failure> {
+    let user = fields::subject_id(subject)?;
+    let grant = OneGrant { tenant: fields::tenant_id(tenant)?, client: fields::client_id(client)? };
+    Ok(Call::about(user.clone(), grant, user))
 }

@@ -6,21 +6,23 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt as _};
 use tokio_stream::wrappers::WatchStream;
 
+use crate::authz::permit::{DescribeRotation, RunRotation};
+use crate::authz::resource::WholeVault;
 use crate::domain::rotation::{RunOptions, Trigger};
+use crate::pipeline::{Call, Pipeline};
 use crate::proto::rotation_service_server::RotationService as Api;
 use crate::proto::{
     DescribeRotationRequest, DescribeRotationResponse, RunRotationRequest, RunRotationResponse,
 };
 use crate::rotation::RotationService;
 
-use super::convert;
-use super::door::{Door, Subject};
-use super::status::Status;
+use super::status::{Answer, Status, answer};
+use super::{context, convert};
 
-/// The service at the door.
+/// The service over gRPC.
 #[derive(Debug)]
 pub struct Rotations {
-    pub(super) door: Arc<Door>,
+    pub(super) pipeline: Arc<Pipeline>,
     pub(super) service: RotationService,
 }
 
@@ -31,37 +33,40 @@ impl Api for Rotations {
     async fn run_rotation(
         &self,
         request: tonic::Request<RunRotationRequest>,
-    ) -> Result<tonic::Response<Self::RunRotationStream>, Status> {
-        let visitor = self.door.visitor(&request);
-        let RunRotationRequest { force_new_versions, refresh_all } = request.into_inner();
-        let options = RunOptions { force_new_versions, refresh_all };
+    ) -> Answer<Self::RunRotationStream> {
+        let context = context::of(&self.pipeline, &request);
         let service = self.service.clone();
-        self.door
-            .call(visitor, Ok(Subject::default()), move |permit, _origin| async move {
-                let reports = service.start(&permit, options, Trigger::Request).await?;
-                let stream = WatchStream::new(reports)
-                    .map(|run| Ok(RunRotationResponse { run: Some(convert::run(&run)) }));
-                Ok(Box::pin(stream) as Self::RunRotationStream)
-            })
-            .await
+        let convert = || {
+            let RunRotationRequest { force_new_versions, refresh_all } = request.into_inner();
+            Ok(Call::<RunRotation, _>::new(WholeVault, RunOptions { force_new_versions, refresh_all }))
+        };
+        let started = self.pipeline.call(context, convert, |permit, options, _origin| async move {
+            let reports = service.start(&permit, options, Trigger::Request).await?;
+            let stream = WatchStream::new(reports)
+                .map(|run| Ok(RunRotationResponse { run: Some(convert::run(&run)) }));
+            Ok(Box::pin(stream) as Self::RunRotationStream)
+        });
+        answer(started.await)
     }
 
     async fn describe_rotation(
         &self,
         request: tonic::Request<DescribeRotationRequest>,
-    ) -> Result<tonic::Response<DescribeRotationResponse>, Status> {
-        let visitor = self.door.visitor(&request);
-        let DescribeRotationRequest {} = request.into_inner();
+    ) -> Answer<DescribeRotationResponse> {
+        let context = context::of(&self.pipeline, &request);
         let service = self.service.clone();
-        self.door
-            .call(visitor, Ok(Subject::default()), |permit, _origin| async move {
-                let (run, next_run, last_tick) = service.describe(&permit).await?;
-                Ok(DescribeRotationResponse {
-                    run: run.as_ref().map(convert::run),
-                    next_run_time: next_run.map(convert::time),
-                    last_tick_time: last_tick.map(convert::time),
-                })
+        let convert = || {
+            let DescribeRotationRequest {} = request.into_inner();
+            Ok(Call::<DescribeRotation, _>::new(WholeVault, ()))
+        };
+        let described = self.pipeline.call(context, convert, |permit, (), _origin| async move {
+            let (run, next_run, last_tick) = service.describe(&permit).await?;
+            Ok(DescribeRotationResponse {
+                run: run.as_ref().map(convert::run),
+                next_run_time: next_run.map(convert::time),
+                last_tick_time: last_tick.map(convert::time),
             })
-            .await
+        });
+        answer(described.await)
     }
 }

@@ -19,23 +19,32 @@ use tower::{Layer, Service};
 
 use crate::domain::failure::{Failure, Interaction};
 use crate::domain::reason::Reason;
+use crate::pipeline::Refused;
 use crate::proto::InteractionRequired;
 
 /// The one name of tonic's status in the vault.
 #[expect(clippy::disallowed_types, reason = "the home of statuses")]
 pub(super) type Status = tonic::Status;
 
+/// What a method of a service returns.
+pub(super) type Answer<T> = Result<tonic::Response<T>, Status>;
+
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "obo-vault";
 
+/// The pipeline's answer as one of gRPC.
+pub(super) fn answer<T>(answered: Result<T, Refused>) -> Answer<T> {
+    answered.map(tonic::Response::new).map_err(|refused| of(refused.failure(), refused.request_id()))
+}
+
 /// The status of a failure.
-pub(super) fn of(failure: &Failure, request_id: &str) -> Status {
+fn of(failure: &Failure, request_id: &str) -> Status {
     let (code, text) = meaning(failure.reason());
     let mut details =
         details(failure.reason(), request_id, failure.retry_delay(), failure.required_interaction());
     if failure.reason() == Reason::InvalidRequest {
         // The detail of this reason is the rule that was broken: one of the
-        // door's own constant texts, without anything the caller sent.
+        // pipeline's own constant texts, without anything the caller sent.
         let broken = FieldViolation { description: failure.detail().to_owned(), ..FieldViolation::default() };
         details.push(any("google.rpc.BadRequest", &BadRequest { field_violations: vec![broken] }));
     }
@@ -53,9 +62,9 @@ fn details(
     let info =
         ErrorInfo { reason: reason.as_str().into(), domain: DOMAIN.into(), metadata: metadata.collect() };
     let mut details = vec![any("google.rpc.ErrorInfo", &info)];
-    if let Some(delay) = retry {
-        let retry_delay = prost_types::Duration::try_from(delay).ok();
-        details.push(any("google.rpc.RetryInfo", &RetryInfo { retry_delay }));
+    // A pause too long for the format is none worth waiting for.
+    if let Some(delay) = retry.and_then(|delay| prost_types::Duration::try_from(delay).ok()) {
+        details.push(any("google.rpc.RetryInfo", &RetryInfo { retry_delay: Some(delay) }));
     }
     if let Some(Interaction { claims, error, suberror }) = interaction {
         let required = InteractionRequired {
@@ -74,6 +83,12 @@ fn encoded(code: Code, text: &str, details: Vec<Any>) -> Vec<u8> {
 
 fn any(name: &str, message: &impl prost::Message) -> Any {
     Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
+}
+
+/// The answer to a call whose deadline has passed. The caller set it, so it has
+/// no reason of the vault's.
+pub(super) fn deadline_exceeded() -> tonic::codegen::http::Response<tonic::body::Body> {
+    Status::deadline_exceeded("the caller's deadline has passed; what was begun goes on").into_http()
 }
 
 /// What each reason is on the wire.

@@ -2,23 +2,38 @@
 
 use std::sync::Arc;
 
-use crate::authz::Request as Resource;
-use crate::domain::action::Action;
+use crate::authz::permit::GetAccessToken;
+use crate::authz::resource::TokenWanted;
 use crate::domain::failure::Failure;
+use crate::domain::scope::ScopeSet;
+use crate::pipeline::{Call, Kept, Pipeline, Worked, fields};
 use crate::proto::token_service_server::TokenService as Api;
 use crate::proto::{GetAccessTokenRequest, GetAccessTokenResponse};
+use crate::redeem::cache::IssuedToken;
 use crate::redeem::engine::Handed;
-use crate::token::{Request, TokenService};
+use crate::redeem::gate::Pass;
+use crate::token::{Outcome, Request, TokenService};
 
-use super::convert;
-use super::door::{Door, Subject};
-use super::status::Status;
+use super::status::{Answer, answer};
+use super::{context, convert};
 
-/// The service at the door.
+/// The service over gRPC.
 #[derive(Debug)]
 pub struct Tokens {
-    pub(super) door: Arc<Door>,
+    pub(super) pipeline: Arc<Pipeline>,
     pub(super) service: TokenService,
+}
+
+/// What a call holds until its answer is made.
+struct Held {
+    _pass: Option<Pass>,
+    differs: Option<Arc<IssuedToken>>,
+}
+
+impl Kept for Held {
+    fn granted(&self) -> Option<&ScopeSet> {
+        self.differs.as_ref().map(|token| &token.scopes)
+    }
 }
 
 #[tonic::async_trait]
@@ -26,23 +41,24 @@ impl Api for Tokens {
     async fn get_access_token(
         &self,
         request: tonic::Request<GetAccessTokenRequest>,
-    ) -> Result<tonic::Response<GetAccessTokenResponse>, Status> {
-        let visitor = self.door.visitor(&request);
-        let (subject, request) = match wanted(request.into_inner()) {
-            Ok(wanted) => wanted,
-            Err(failure) => return Err(self.door.refuse_audited(&visitor, Action::GetAccessToken, &failure)),
-        };
-        self.door
-            .quick_call(visitor, Ok(subject), |permit, origin| async move {
-                let Handed { token, from_cache, pass } =
-                    self.service.access_token(&permit, request, &origin).await?;
-                Ok((convert::token_answer(&token, from_cache), pass))
-            })
-            .await
+    ) -> Answer<GetAccessTokenResponse> {
+        let context = context::of(&self.pipeline, &request);
+        let convert = || wanted(request.into_inner());
+        let answered = self.pipeline.call_quickly(context, convert, |permit, request, origin| async move {
+            let Outcome { handed, differs } = self.service.access_token(&permit, request, &origin).await;
+            let (result, pass) = match handed {
+                Ok(Handed { token, from_cache, pass }) => {
+                    (Ok(convert::token_answer(&token, from_cache)), Some(pass))
+                }
+                Err(failure) => (Err(failure), None),
+            };
+            Worked { result, kept: Held { _pass: pass, differs } }
+        });
+        answer(answered.await)
     }
 }
 
-fn wanted(request: GetAccessTokenRequest) -> Result<(Subject, Request), Failure> {
+fn wanted(request: GetAccessTokenRequest) -> Result<Call<GetAccessToken, Request>, Failure> {
     let GetAccessTokenRequest {
         tenant,
         subject,
@@ -52,14 +68,12 @@ fn wanted(request: GetAccessTokenRequest) -> Result<(Subject, Request), Failure>
         min_remaining_life,
         claims_challenge,
     } = request;
-    let target = convert::target(&scopes, &resource, &claims_challenge)?;
-    let subject = convert::subject_id(&subject)?;
-    let resource = Resource {
-        tenant: Some(convert::tenant_id(&tenant)?),
-        client: Some(convert::client_id(&client)?),
-        scopes: target.scopes.clone(),
-        resource: target.resource.clone(),
+    let subject = fields::subject_id(&subject)?;
+    let wanted = TokenWanted {
+        tenant: fields::tenant_id(&tenant)?,
+        client: fields::client_id(&client)?,
+        target: fields::target(&scopes, &resource, &claims_challenge)?,
     };
     let min_life = convert::min_life(min_remaining_life)?;
-    Ok((Subject { resource, subject: Some(subject.clone()) }, Request { subject, target, min_life }))
+    Ok(Call::about(subject.clone(), wanted, Request { subject, min_life }))
 }

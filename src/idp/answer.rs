@@ -163,7 +163,7 @@ fn life(value: &Value) -> Option<Duration> {
 
 /// A space-separated list, or a list proper as some send it.
 fn scopes(value: &Value) -> Option<ScopeSet> {
-    let scopes = match value {
+    let (scopes, odd) = match value {
         Value::String(list) => ScopeSet::parse_lenient(list),
         Value::Array(list) => {
             let words: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
@@ -171,6 +171,9 @@ fn scopes(value: &Value) -> Option<ScopeSet> {
         }
         _ => return None,
     };
+    if odd > 0 {
+        tracing::warn!(odd, "scopes in a provider's answer are no scope tokens (RFC 6749) and are left out");
+    }
     (!scopes.is_empty()).then_some(scopes)
 }
 

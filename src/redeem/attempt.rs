@@ -16,7 +16,7 @@ use crate::domain::profile::Reuse;
 use crate::domain::protocol::bounds::{BACK_OFF, HARD_LIMIT, SEND_WITHIN};
 use crate::domain::protocol::{self, AttemptRef, State};
 use crate::domain::reason::Reason;
-use crate::domain::scope::Target;
+use crate::domain::scope::{ScopeSet, Target};
 use crate::idp::{Client, Exchange, Prepared, Proof, SendOutcome};
 use crate::keyring::KeyringError;
 use crate::seal::Place;
@@ -70,6 +70,8 @@ pub(super) struct InFlight {
     pub(super) attempt: Attempt,
     pub(super) client: Arc<Client>,
     pub(super) record: AttemptRecord,
+    /// The scopes that were sent; empty: those of the grant.
+    pub(super) asked: ScopeSet,
 }
 
 impl InFlight {
@@ -211,8 +213,8 @@ impl Attempts {
         };
         record.intent(&self.parts.audit).await?;
         let grant = self.claim(&planned).await?;
-        let Planned { client, attempt, claimed_at, .. } = planned;
-        let in_flight = InFlight { grant, attempt, client, record };
+        let Planned { client, attempt, claimed_at, target, .. } = planned;
+        let in_flight = InFlight { grant, attempt, client, record, asked: target.scopes };
         let sent = self.send(&in_flight, prepared, claimed_at).await;
         self.endings.of(&in_flight, sent).await
     }

@@ -163,8 +163,12 @@ impl Endings {
             };
             match self.parts.store.advance(advance).await {
                 Ok(Ok(Settled { outcome: Advanced::Moved { .. } | Advanced::Repeated, grant: stored })) => {
-                    let scopes = answer.scopes.clone();
-                    let scopes = scopes.or_else(|| stored.map(|grant| grant.scopes)).unwrap_or_default();
+                    // An answer that names no scopes grants those asked for (RFC
+                    // 6749 section 5.1).
+                    let of_grant = || stored.map(|grant| grant.scopes).unwrap_or_default();
+                    let asked = &in_flight.asked;
+                    let as_asked = if asked.is_empty() { of_grant() } else { asked.clone() };
+                    let scopes = answer.scopes.clone().unwrap_or(as_asked);
                     return Ok(Renewal { answer, scopes, generation });
                 }
                 Ok(Ok(Settled { outcome: Advanced::Late, .. })) => {
@@ -257,8 +261,13 @@ impl Endings {
             }
         };
         let record = recovery_record(grant, attempt);
-        let in_flight =
-            InFlight { grant: grant.clone(), attempt: attempt.clone(), client: Arc::clone(client), record };
+        let in_flight = InFlight {
+            grant: grant.clone(),
+            attempt: attempt.clone(),
+            client: Arc::clone(client),
+            record,
+            asked: ScopeSet::default(),
+        };
         self.recover(&in_flight, answer).await;
     }
 

@@ -12,6 +12,7 @@ use crate::domain::failure::Failure;
 use crate::domain::grant::Grant;
 use crate::domain::profile::Reuse;
 use crate::domain::protocol::bounds::HARD_LIMIT;
+use crate::domain::scope::ScopeSet;
 use crate::idp::Verdict;
 use crate::seal::Label;
 use crate::store::{EnrolmentKind, EnrolmentStage, OpenAttempt, OpenEnrolment, StoreError};
@@ -83,7 +84,9 @@ impl Recovery {
             return false;
         };
         let record = recovery_record(&grant, &attempt);
-        self.endings.recover(&InFlight { grant, attempt, client, record }, answer).await
+        self.endings
+            .recover(&InFlight { grant, attempt, client, record, asked: ScopeSet::default() }, answer)
+            .await
     }
 
     async fn enrolment(&self, open: OpenEnrolment) -> bool {

@@ -4,7 +4,9 @@ use obo_vault::client::{Address, Client};
 use obo_vault::demo::pki::Pki;
 use obo_vault::demo::provider::Options;
 use obo_vault::demo::stand::{Files, POLICY, RunningVault, Settings, Upstream};
-use obo_vault::proto::GetAccessTokenRequest;
+use obo_vault::proto::{
+    DescribeGrantRequest, GetAccessTokenRequest, ImportGrantRequest, ListGrantsRequest, RevokeGrantRequest,
+};
 use rcgen::SanType;
 use tonic::Code;
 
@@ -118,6 +120,40 @@ async fn roles_do_not_overlap() {
     assert_eq!(stand.provider.stats().token_requests, 1);
 }
 
+/// What exists is told to nobody whom the policy does not permit to ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_a_client_is_configured_is_told_only_to_the_permitted() {
+    let stand = Stand::new().await;
+    stand.tenant().await;
+    for client in ["portal", "nothing"] {
+        let (tenant, subject, client) = (TENANT.to_owned(), "ada".to_owned(), client.to_owned());
+        let mut rotator = stand.client("rotator").await;
+        let token = GetAccessTokenRequest { client: client.clone(), ..token_request("ada") };
+        let import = ImportGrantRequest {
+            tenant: tenant.clone(),
+            subject: subject.clone(),
+            client: client.clone(),
+            imported_token: "x".into(),
+            scopes: vec!["a".into()],
+            ..Default::default()
+        };
+        let describe =
+            DescribeGrantRequest { tenant: tenant.clone(), subject: subject.clone(), client: client.clone() };
+        let revoke =
+            RevokeGrantRequest { tenant: tenant.clone(), subject: subject.clone(), client: client.clone() };
+        let list = ListGrantsRequest { tenant: tenant.clone(), client, ..Default::default() };
+        for refusal in [
+            rotator.tokens.get_access_token(token).await.refused(),
+            rotator.grants.import_grant(import).await.refused(),
+            rotator.grants.describe_grant(describe).await.refused(),
+            rotator.grants.revoke_grant(revoke).await.refused(),
+            rotator.grants.list_grants(list).await.refused(),
+        ] {
+            assert_eq!(refusal.reason, "NOT_PERMITTED");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_text_has_one_caller_who_is_named() {
     let mut stand = unsecured("127.0.0.1:0", "plain_text_caller = \"spiffe://stand/mail\"").await;
@@ -192,7 +228,7 @@ async fn unsecured(listen: &str, server: &str) -> Stand {
     stand
 }
 
-fn without_tls(files: &Files) -> String {
+pub(crate) fn without_tls(files: &Files) -> String {
     let config = std::fs::read_to_string(files.config()).unwrap();
     let (before, rest) = config.split_once("[server.tls]").unwrap();
     let (_, after) = rest.split_once("[store]").unwrap();

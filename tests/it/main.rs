@@ -1,4 +1,4 @@
-//! End to end: a vault behind its real door, a real provider over HTTP, callers
+//! End to end: a vault behind its real API, a real provider over HTTP, callers
 //! with certificates. One file per RPC, then races, restarts, faults.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -6,9 +6,11 @@
 
 mod bad_input;
 mod callers;
+mod deadlines;
 mod describe_and_list;
 mod exchange;
 mod get_access_token;
+mod granted;
 mod harness;
 mod harness_more;
 mod import;

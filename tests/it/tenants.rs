@@ -81,7 +81,7 @@ async fn a_new_version_seals_what_comes_and_the_census_follows() {
     assert_eq!(stand.provider.stats().reuse_detected, 0);
 }
 
-/// Who may what, through the real door, as text that a reviewer reads.
+/// Who may what, through the real API, as text that a reviewer reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_may_do_its_own_and_nothing_else() {
     let stand = Stand::new().await;

@@ -184,7 +184,7 @@ pub(super) fn name<T>(
 }
 
 pub(super) fn scopes(row: &Row<'_>, column: &str) -> Result<ScopeSet> {
-    ScopeSet::new(row.get::<_, String>(column)?.split_ascii_whitespace()).map_err(|e| invalid(column, &e))
+    ScopeSet::stored(row.get::<_, String>(column)?.split_ascii_whitespace()).map_err(|e| invalid(column, &e))
 }
 
 pub(super) fn resource(row: &Row<'_>) -> Result<Option<Resource>> {
