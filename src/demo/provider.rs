@@ -42,7 +42,7 @@ mod tests;
 mod token;
 
 pub use fault::{Fault, Gate};
-pub use options::{AccessTokenForm, DevClientAuth, Options, UserClaims};
+pub use options::{AccessTokenForm, DevClientAuth, Options, SigningKeyPem, UserClaims};
 
 use families::Families;
 use signer::Signer;
@@ -118,10 +118,16 @@ impl DevProvider {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(StartError::Listen)?;
         let address = listener.local_addr().map_err(StartError::Listen)?;
         let clients = client::Registry::new(&options).map_err(StartError::Key)?;
+        let base = format!("http://{address}");
+        let signer = match &options.signing_key_pem {
+            None => Signer::generate(),
+            Some(SigningKeyPem(pem)) => Signer::from_pem(pem),
+        };
         let inner = Arc::new(Inner {
-            issuer: format!("http://{address}"),
+            issuer: options.issuer.clone().unwrap_or_else(|| base.clone()),
+            base,
             clients,
-            signer: RwLock::new(Signer::generate().map_err(StartError::Key)?),
+            signer: RwLock::new(signer.map_err(StartError::Key)?),
             stranger: Signer::generate().map_err(StartError::Key)?,
             padding: "x".repeat(options.refresh_token_bytes),
             options,
@@ -134,10 +140,17 @@ impl DevProvider {
         Ok(Self { _stop_on_drop: inner.stop.clone().drop_guard(), inner, server })
     }
 
-    /// The issuer, also the base of every address.
+    /// The issuer; unless the options say otherwise also the base of every
+    /// address.
     #[must_use]
     pub fn issuer(&self) -> String {
         self.inner.issuer.clone()
+    }
+
+    /// The base of every address.
+    #[must_use]
+    pub fn base(&self) -> String {
+        self.inner.base.clone()
     }
 
     /// Where tokens are asked for.
@@ -149,13 +162,13 @@ impl DevProvider {
     /// Where the signing keys are published.
     #[must_use]
     pub fn jwks_uri(&self) -> String {
-        format!("{}/jwks", self.inner.issuer)
+        format!("{}/jwks", self.inner.base)
     }
 
     /// Where refresh tokens are revoked (RFC 7009).
     #[must_use]
     pub fn revocation_endpoint(&self) -> String {
-        format!("{}/revoke", self.inner.issuer)
+        format!("{}/revoke", self.inner.base)
     }
 
     /// The access token with which `user` calls the API named `audience`: what
@@ -230,6 +243,16 @@ impl DevProvider {
         self.inner.refresh_token(&handle)
     }
 
+    /// Makes a refresh token that a provider with the same options issued
+    /// earlier the first of a new family. Returns whether it has the form of one.
+    #[must_use]
+    pub fn adopt_refresh_token(&self, client_id: &str, user: &str, scopes: &[&str], token: &str) -> bool {
+        let Some(handle) = self.inner.handle_of(token) else { return false };
+        let scopes = scopes.iter().map(|&s| s.to_owned()).collect();
+        self.inner.state().families.begin(client_id, user, scopes, handle);
+        true
+    }
+
     /// Revokes every family of `user`, as an administrator would.
     pub fn revoke_user(&self, user: &str) {
         let mut state = self.inner.state();
@@ -272,6 +295,7 @@ struct Inner {
     clock: SharedClock,
     entropy: SharedEntropy,
     issuer: String,
+    base: String,
     clients: client::Registry,
     signer: RwLock<Signer>,
     /// Signs what must not be accepted.
@@ -305,7 +329,7 @@ impl Inner {
     }
 
     fn token_endpoint(&self) -> String {
-        format!("{}/token", self.issuer)
+        format!("{}/token", self.base)
     }
 
     /// The refresh token with this handle, filled up to a realistic size.

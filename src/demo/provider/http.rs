@@ -136,7 +136,7 @@ impl Request {
                 whole(answer)
             }
             Fault::Redirect => {
-                let elsewhere = format!("{}/elsewhere", self.inner.issuer);
+                let elsewhere = format!("{}/elsewhere", self.inner.base);
                 (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, elsewhere)]).into_response()
             }
         }
@@ -201,12 +201,12 @@ async fn jwks(State(inner): Shared) -> Response {
 }
 
 async fn discovery(State(inner): Shared) -> axum::Json<Value> {
-    let issuer = &inner.issuer;
+    let base = &inner.base;
     axum::Json(json!({
-        "issuer": issuer,
-        "token_endpoint": format!("{issuer}/token"),
-        "revocation_endpoint": format!("{issuer}/revoke"),
-        "jwks_uri": format!("{issuer}/jwks"),
+        "issuer": inner.issuer,
+        "token_endpoint": format!("{base}/token"),
+        "revocation_endpoint": format!("{base}/revoke"),
+        "jwks_uri": format!("{base}/jwks"),
         "grant_types_supported": ["refresh_token", "urn:ietf:params:oauth:grant-type:jwt-bearer"],
         "response_types_supported": ["code"],
         "subject_types_supported": ["public"],

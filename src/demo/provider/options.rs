@@ -11,6 +11,10 @@ use crate::domain::profile::Reuse;
 /// Set-up of a development provider.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The issuer, where it is not the provider's own address.
+    pub issuer: Option<String>,
+    /// The private key it signs with at first (PEM), where it is not a new one.
+    pub signing_key_pem: Option<SigningKeyPem>,
     /// The clients it knows, by `client_id`.
     pub clients: Vec<(String, DevClientAuth)>,
     /// The `tid` of its users.
@@ -38,6 +42,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            issuer: None,
+            signing_key_pem: None,
             clients: vec![("vault".to_owned(), DevClientAuth::Secret("development-secret".to_owned()))],
             tenant: "contoso".to_owned(),
             api_audience: "api://vault".to_owned(),
@@ -49,6 +55,16 @@ impl Default for Options {
             assertion_tolerance: Duration::from_secs(15),
             client_jti_check: true,
         }
+    }
+}
+
+/// A private signing key of a development provider, PEM.
+#[derive(Clone)]
+pub struct SigningKeyPem(pub String);
+
+impl fmt::Debug for SigningKeyPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKeyPem(redacted)")
     }
 }
 
