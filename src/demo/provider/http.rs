@@ -15,10 +15,11 @@ use futures_util::stream;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 
-use super::Inner;
 use super::fault::Fault;
 use super::line::{Cut, CuttableListener};
-use super::token::{Refusal, Rotation};
+use super::refusal::Refusal;
+use super::shared::Inner;
+use super::token::Rotation;
 
 type Shared = State<Arc<Inner>>;
 type Parameters = BTreeMap<String, String>;
