@@ -4,12 +4,13 @@
 //! (RFC 9700 section 4.14.2), so whatever loses a token here loses it there.
 //!
 //! [`DevProvider`] starts it and is the hand on its levers; faults are queued
-//! with [`DevProvider::script`] and met by the next token requests.
+//! with [`DevProvider::script`] and met by the next token requests, or wait
+//! for requests of a kind ([`DevProvider::fault_when`]).
 //!
 //! In reading order:
 //!
 //! - `options`: how it is set up;
-//! - `fault`: what can go wrong on demand;
+//! - `fault`, `matching`: what can go wrong on demand, and for which requests;
 //! - `token`: the token endpoint: what a request is answered with;
 //! - `shared`: what the requests and the levers share;
 //! - `refusal`: how it says no;
@@ -35,6 +36,7 @@ mod families;
 mod fault;
 mod http;
 mod line;
+mod matching;
 mod options;
 mod refusal;
 mod registry;
@@ -45,6 +47,7 @@ mod tests;
 mod token;
 
 pub use fault::{Fault, Gate};
+pub use matching::{Matching, Seen};
 pub use options::{AccessTokenForm, DevClientAuth, Options, SigningKeyPem, UserClaims};
 pub use shared::Stats;
 
@@ -172,9 +175,24 @@ impl DevProvider {
         self.inner.state().faults.extend(std::iter::repeat_n(fault, times));
     }
 
-    /// Forgets the queued faults that no request has met.
+    /// Makes `fault` happen to the next `times` token requests that match, and
+    /// to no other; `usize::MAX` is always. Such a fault goes before those that
+    /// are queued, and leaves them where they are.
+    pub fn fault_when(&self, matching: Matching, fault: Fault, times: usize) {
+        self.inner.state().watch.fault(matching, fault, times);
+    }
+
+    /// Counts the token requests that match from now on.
+    #[must_use]
+    pub fn count_when(&self, matching: Matching) -> Seen {
+        self.inner.state().watch.count(matching)
+    }
+
+    /// Forgets all faults that no request has met.
     pub fn clear_script(&self) {
-        self.inner.state().faults.clear();
+        let mut state = self.inner.state();
+        state.faults.clear();
+        state.watch.forget_faults();
     }
 
     /// Makes the provider ask `user` for a second factor, or no longer.
@@ -213,6 +231,13 @@ impl DevProvider {
     #[must_use]
     pub fn last_token_request(&self) -> BTreeMap<String, String> {
         self.inner.state().last_form.clone()
+    }
+
+    /// The fields of the newest request that redeemed a refresh token, without
+    /// those that prove something: what was asked for.
+    #[must_use]
+    pub fn last_refresh(&self) -> BTreeMap<String, String> {
+        matching::without_secrets(&self.inner.state().last_refresh)
     }
 
     /// A new refresh token of `user` for `client_id`, the first of its family.

@@ -51,7 +51,11 @@ async fn token(
         let mut state = inner.state();
         state.stats.token_requests += 1;
         state.last_form.clone_from(&form);
-        state.faults.pop_front()
+        if form.get("grant_type").is_some_and(|kind| kind == "refresh_token") {
+            state.last_refresh.clone_from(&form);
+        }
+        let for_this_kind = state.watch.meet(&form);
+        for_this_kind.or_else(|| state.faults.pop_front())
     };
     let stop = inner.stop.clone();
     let request = Request { inner, form, authorization: authorization(&headers), line: line.clone() };

@@ -29,6 +29,9 @@ pub struct Options {
     pub refresh_token_bytes: usize,
     /// What it does with an old refresh token.
     pub reuse: Reuse,
+    /// Scopes that every user has agreed to. An answer names those of its
+    /// resource beside what was asked for, as Entra's do.
+    pub consented: Vec<String>,
     /// Whether one refresh token gives access tokens for any resource.
     pub multi_resource: bool,
     /// How long past its `exp` a `client_assertion` is accepted.
@@ -51,6 +54,7 @@ impl Default for Options {
             access_token: AccessTokenForm::Jwt,
             refresh_token_bytes: 1024,
             reuse: Reuse::Strict,
+            consented: Vec::new(),
             multi_resource: true,
             assertion_tolerance: Duration::from_secs(15),
             client_jti_check: true,

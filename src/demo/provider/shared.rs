@@ -1,6 +1,6 @@
 //! What the requests and the levers share.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use base64::Engine as _;
@@ -12,6 +12,7 @@ use crate::entropy::SharedEntropy;
 
 use super::families::Families;
 use super::fault::Fault;
+use super::matching::{Form, Watch};
 use super::options::{Options, UserClaims};
 use super::registry::Registry;
 use super::signer::Signer;
@@ -43,7 +44,10 @@ pub(super) struct State {
     pub(super) jwks_withheld: bool,
     /// `jti` of client assertions, by client.
     pub(super) seen_assertions: HashSet<(String, String)>,
-    pub(super) last_form: BTreeMap<String, String>,
+    pub(super) watch: Watch,
+    pub(super) last_form: Form,
+    /// The newest one that redeems a refresh token.
+    pub(super) last_refresh: Form,
 }
 
 impl Inner {

@@ -168,11 +168,14 @@ impl Inner {
         handle: Option<&str>,
     ) -> Map<String, Value> {
         let lifetime = self.options.access_token_lifetime.as_secs();
-        let scope = scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+        let audience = resource.cloned().unwrap_or_else(|| resource_of(scopes));
+        let consented = self.options.consented.iter();
+        let consented = consented.filter(|scope| resource_named_by(scope).unwrap_or(NO_RESOURCE) == audience);
+        let scopes: BTreeSet<&String> = scopes.iter().chain(consented).collect();
+        let scope = scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ");
         let mut body = Map::new();
         body.insert("token_type".to_owned(), "Bearer".into());
         body.insert("expires_in".to_owned(), lifetime.into());
-        let audience = resource.cloned().unwrap_or_else(|| resource_of(scopes));
         body.insert("access_token".to_owned(), self.access_token(client, user, &scope, &audience).into());
         body.insert("scope".to_owned(), scope.into());
         if let Some(handle) = handle {
@@ -225,8 +228,14 @@ fn rights(scopes: &BTreeSet<String>) -> BTreeSet<String> {
     scopes.iter().filter(|s| !protocol.contains(&s.as_str())).cloned().collect()
 }
 
+/// The resource of scopes that name none.
+const NO_RESOURCE: &str = "https://resource.example";
+
 /// The resource that scopes such as `https://graph.example/mail.read` name.
 fn resource_of(scopes: &BTreeSet<String>) -> String {
-    let qualified = scopes.iter().find_map(|s| s.contains("://").then(|| s.rsplit_once('/')).flatten());
-    qualified.map_or_else(|| "https://resource.example".to_owned(), |(resource, _)| resource.to_owned())
+    scopes.iter().find_map(|scope| resource_named_by(scope)).unwrap_or(NO_RESOURCE).to_owned()
+}
+
+fn resource_named_by(scope: &str) -> Option<&str> {
+    scope.contains("://").then(|| scope.rsplit_once('/')).flatten().map(|(resource, _)| resource)
 }
