@@ -12,7 +12,7 @@ use crate::domain::reason::Reason;
 use crate::proto::InteractionRequired;
 
 use super::Exit;
-use super::output::harmless;
+use super::harmless::harmless;
 
 /// A command that failed.
 #[derive(Debug)]
