@@ -5,8 +5,6 @@
 //! Every text is preceded by its length, so that no two places share their
 //! bytes however their texts are cut (docs/SEALED-FORMAT.md, "Place").
 
-use std::fmt;
-
 use crate::domain::grant::{Generation, Grant, GrantId, GrantKey};
 use crate::domain::id::{ClientId, Issuer, SubjectId, TenantId};
 use crate::domain::key::{KeyId, KeyVersion};
