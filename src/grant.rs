@@ -14,7 +14,7 @@ use crate::domain::id::{ClientId, SubjectId, TenantId};
 use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
 use crate::idp::{AssertionError, Idp, VerifiedUser};
-use crate::redeem::gate::{as_unknown_grant, store_failure};
+use crate::redeem::gate::as_unknown_grant;
 use crate::redeem::intake::{Order, Source};
 use crate::redeem::{Origin, Redeemer};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
@@ -117,7 +117,7 @@ impl GrantService {
         subject: SubjectId,
     ) -> Result<Grant, Failure> {
         let key = grant_key(permit.tenant(), permit.client(), subject)?;
-        let found = self.store.grant(&key).await.map_err(|e| store_failure(&e))?;
+        let found = self.store.grant(&key).await?;
         found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))
     }
 
@@ -134,12 +134,11 @@ impl GrantService {
     ) -> Result<(Vec<Grant>, Option<GrantCursor>), Failure> {
         let tenant =
             permit.tenant().ok_or_else(|| Failure::new(Reason::Internal, "a permit without tenant"))?;
-        let known = self.store.tenant(tenant).await.map_err(|e| store_failure(&e))?;
+        let known = self.store.tenant(tenant).await?;
         if known.is_none() {
             return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
         }
-        let page = self.store.grants(tenant, permit.client(), after, limit.saturating_add(1)).await;
-        let mut page = page.map_err(|e| store_failure(&e))?;
+        let mut page = self.store.grants(tenant, permit.client(), after, limit.saturating_add(1)).await?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);
         let next = (page.len() > size).then(|| {
             page.truncate(size);
