@@ -30,7 +30,7 @@ use crate::keyring::Keyring;
 use crate::redeem::Redeemer;
 use crate::redeem::gate::in_service;
 use crate::redeem::versions::advance;
-use crate::store::{Store, TenantRefused};
+use crate::store::{Refusable, Store, TenantRefused};
 
 pub mod purge;
 
@@ -207,8 +207,10 @@ impl TenantService {
         }
         let id = tenant_of(permit.tenant())?;
         let changed = self.store.schedule_purge(id, self.clock.now().plus(window)).await;
+        if may_have_happened(&changed) {
+            self.put_out_of_service(id).await;
+        }
         let tenant = changed?.map_err(refused)?;
-        self.put_out_of_service(id).await;
         self.counted(tenant).await
     }
 
@@ -219,8 +221,11 @@ impl TenantService {
     /// No such tenant, nothing scheduled, or already purged.
     pub async fn restore(&self, permit: &Permit<RestoreTenant>) -> Result<Counted, Failure> {
         let id = tenant_of(permit.tenant())?;
-        let restored = self.store.restore_tenant(id).await?;
-        let tenant = match restored {
+        let restored = self.store.restore_tenant(id).await;
+        if may_have_happened(&restored) {
+            self.redeemer.gates().close(id).await;
+        }
+        let tenant = match restored? {
             Ok(tenant) => tenant,
             Err(TenantRefused::NotFound | TenantRefused::Exists) => {
                 return Err(refused(TenantRefused::NotFound));
@@ -234,7 +239,6 @@ impl TenantService {
                 });
             }
         };
-        self.redeemer.gates().close(id).await;
         self.counted(tenant).await
     }
 
@@ -314,6 +318,13 @@ impl TenantService {
         let grants = self.store.grant_count(&tenant.id).await?;
         Ok(Counted { tenant, grants })
     }
+}
+
+/// Whether a change is in the store, or nobody but the store knows: an answer
+/// that was lost proves nothing. A tenant that was put out of service for
+/// nothing is back with the next call.
+fn may_have_happened<T, R>(outcome: &Refusable<T, R>) -> bool {
+    !matches!(outcome, Ok(Err(_)))
 }
 
 fn tenant_of(tenant: Option<&TenantId>) -> Result<&TenantId, Failure> {

@@ -12,7 +12,7 @@ use crate::domain::tenant::TenantState;
 use crate::seal::Place;
 use crate::store::{SealedGrant, TenantRefused};
 
-use super::TenantService;
+use super::{TenantService, may_have_happened};
 
 /// How long a purge waits for providers to be told.
 const REVOCATION_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -73,7 +73,12 @@ impl TenantService {
         }
         self.recorded(id, "intent", None).await?;
         // From here on no commit makes an openable row (invariant I9) …
-        match self.store.tombstone(id, due_by).await? {
+        let tombstone = self.store.tombstone(id, due_by).await;
+        // … and when this returns, nobody hands out a token of the tenant (I10).
+        if may_have_happened(&tombstone) {
+            self.put_out_of_service(id).await;
+        }
+        match tombstone? {
             Ok(_) => {}
             Err(TenantRefused::WrongState) if due_by.is_some() => {
                 self.recorded(id, "taken back", None).await?;
@@ -83,8 +88,6 @@ impl TenantService {
                 return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
             }
         }
-        // … and when this returns, nobody hands out a token of the tenant (I10).
-        self.put_out_of_service(id).await;
 
         let revoked = self.redeemer.revoke_tenant(id, REVOCATION_LIMIT).await;
         tracing::info!(tenant.id = %id, revoked, "told the providers that the tenant's tokens are over");

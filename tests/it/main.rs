@@ -8,6 +8,9 @@ mod bad_input;
 mod callers;
 mod describe_and_list;
 mod exchange;
+mod faults;
+#[path = "../support/faulty_store.rs"]
+mod faulty_store;
 mod get_access_token;
 mod harness;
 mod harness_more;
