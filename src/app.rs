@@ -1,41 +1,42 @@
 //! The composition root: checked settings in, a running vault out.
 //!
 //! [`App::build`] opens and checks everything that can be refused before a port
-//! is bound; [`App::run`] serves until the shutdown is over. Start-up reads from
-//! top to bottom in the order in which things depend on each other.
+//! is bound; [`App::run`] serves until the shutdown is over. In the order of the
+//! start:
+//!
+//! - `foundations`: what can be checked without making a file: TLS, policy,
+//!   providers, audit log, root key;
+//! - `assembly`: the stores, and the vault's parts put together over them;
+//! - `upkeep`: what a serving vault does by itself.
 
 use std::fmt;
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use crate::audit::{AuditLog, Durability};
-use crate::authz::Authorizer;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{self, Config};
-use crate::domain::grant::Owner;
-use crate::entropy::{self, OsEntropy, SharedEntropy};
-use crate::grant::GrantService;
+use crate::domain::failure::chain;
+use crate::entropy::{OsEntropy, SharedEntropy};
 use crate::grpc::{self, Services, listen, page::Pages};
-use crate::keyring::{FileRootKey, Keyring};
 use crate::metrics::Counters;
 use crate::pipeline::Pipeline;
-use crate::redeem::{self, Redeemer};
-use crate::rotation::{self, RotationService};
+use crate::redeem::Redeemer;
 use crate::schedule::{self, Timetable};
 use crate::shutdown::Shutdown;
-use crate::store::Store;
-use crate::store::sqlite::{SqliteKeyStore, SqliteStore};
-use crate::tenant::TenantService;
-use crate::token::TokenService;
 
+mod assembly;
+mod foundations;
 mod providers;
 mod tls;
 mod upkeep;
+
+pub use assembly::Stores;
+
+use assembly::Assembly;
+use foundations::Foundations;
 
 /// The vault cannot start, or stopped serving.
 #[derive(Debug)]
@@ -57,6 +58,12 @@ impl std::error::Error for StartError {}
 fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> StartError {
     let doing = doing.into();
     move |why| StartError { doing, why }
+}
+
+/// The same for an error with its causes.
+fn because<E: std::error::Error>(doing: impl Into<String>) -> impl FnOnce(E) -> StartError {
+    let doing = doing.into();
+    move |error| StartError { doing, why: chain(&error) }
 }
 
 /// What a vault takes from its surroundings; tests and the demonstration put
@@ -116,135 +123,52 @@ impl App {
     /// A file that cannot be opened or is not as it must be, a policy that does
     /// not hold, a port that is taken.
     pub async fn build(config: Config, ambient: Ambient) -> Result<Self, StartError> {
-        let Config {
-            server,
-            store,
-            root_key_file,
-            audit,
-            policy_file,
-            tenants,
-            cache,
-            imports,
-            rotation,
-            ..
-        } = &config;
-        let Ambient { clock, entropy } = ambient;
-        let metrics = Arc::new(Counters::new());
+        Self::build_over(config, ambient, Stores::open).await
+    }
 
-        let security = tls::security(&server.transport)?;
-        let authorizer = Arc::new(load_policy(policy_file)?);
-        let idp = Arc::new(providers::build(&config, &clock, &entropy)?);
-        let audit = open_audit(audit, &clock)?;
-        let root =
-            FileRootKey::load(root_key_file).map_err(|e| failed("reading the root key")(e.to_string()))?;
-        let keys = SqliteKeyStore::open(&store.key_path)
-            .map_err(|e| failed("opening the key store")(e.to_string()))?;
-        let tokens =
-            SqliteStore::open(&store.path).map_err(|e| failed("opening the token store")(e.to_string()))?;
-        let tokens: Arc<dyn Store> = Arc::new(tokens);
-        let keyring = Keyring::new(
-            Arc::new(root),
-            Arc::new(keys),
-            Arc::clone(&clock),
-            Arc::clone(&entropy),
-            Default::default(),
-        );
-        let keyring = Arc::new(keyring);
-
-        let candidate = entropy::uuid(&*entropy).map_err(|e| failed("starting")(e.to_string()))?;
-        let deployment = tokens.deployment(candidate).await;
-        let deployment =
-            deployment.map_err(|e| failed("reading the deployment's identity")(e.to_string()))?;
-
-        let redeemer = Arc::new(Redeemer::new(redeem::Parts {
-            store: Arc::clone(&tokens),
-            keyring: Arc::clone(&keyring),
-            idp: Arc::clone(&idp),
-            audit: Arc::clone(&audit),
-            clock: Arc::clone(&clock),
-            entropy: Arc::clone(&entropy),
-            metrics: Arc::clone(&metrics),
-            deployment,
-            owner: Owner(entropy::uuid(&*entropy).map_err(|e| failed("starting")(e.to_string()))?),
-            settings: redeem_settings(cache, imports, rotation),
-        }));
-        let services = Services {
-            token: TokenService::new(
-                Arc::clone(&redeemer),
-                Arc::clone(&authorizer),
-                Arc::clone(&idp),
-                cache.min_remaining,
-            ),
-            grant: GrantService::new(Arc::clone(&redeemer), Arc::clone(&tokens), Arc::clone(&idp)),
-            tenant: TenantService::new(
-                Arc::clone(&redeemer),
-                Arc::clone(&tokens),
-                Arc::clone(&keyring),
-                Arc::clone(&audit),
-                Arc::clone(&clock),
-                tenants.purge_protection,
-            ),
-            rotation: RotationService::new(rotation::Parts {
-                redeemer: Arc::clone(&redeemer),
-                store: Arc::clone(&tokens),
-                keyring,
-                idp,
-                audit: Arc::clone(&audit),
-                clock: Arc::clone(&clock),
-                entropy: Arc::clone(&entropy),
-                metrics: Arc::clone(&metrics),
-                settings: rotation::Settings {
-                    key_max_age: rotation.key_max_age,
-                    batch_size: rotation.batch_size,
-                },
-            }),
-        };
-        recover(&redeemer, &services.tenant).await?;
-        // So that an alert on their age does not fire for want of a first value.
-        let newest_run = services.rotation.newest().await;
-        let newest_run = newest_run.map_err(|e| failed("reading the newest rotation")(e.to_string()))?;
-        if let Some(ended_at) = newest_run.and_then(|run| run.ended_at) {
-            metrics.rotation_succeeded(ended_at);
-        }
-        metrics.scheduler_tick(clock.now());
-
-        let run = entropy::bytes::<4>(&*entropy).map_err(|e| failed("starting")(e.to_string()))?;
-        let run = run.iter().map(|b| format!("{b:02x}")).collect();
-        let pages = Pages::new(*deployment.as_bytes());
-        let pipeline = Arc::new(Pipeline::new(authorizer, Arc::clone(&audit), Arc::clone(&metrics), run));
-        let upkeep = upkeep::Upkeep {
-            redeemer: Arc::clone(&redeemer),
-            tenants: services.tenant.clone(),
-            store: tokens,
-            audit,
-            metrics: Arc::clone(&metrics),
-        };
-        let metrics_listener = match server.metrics_listen {
+    /// The same over stores of the caller's choice; `open` is called once
+    /// everything that makes no file has been checked.
+    ///
+    /// # Errors
+    ///
+    /// As [`App::build`].
+    pub async fn build_over(
+        config: Config,
+        ambient: Ambient,
+        open: impl FnOnce(&config::Store) -> Result<Stores, StartError>,
+    ) -> Result<Self, StartError> {
+        let foundations = Foundations::check(&config, &ambient)?;
+        let stores = open(&config.store)?;
+        let (security, authorizer) = (foundations.security.clone(), Arc::clone(&foundations.authorizer));
+        let vault = Assembly::put_together(&config, &ambient, foundations, stores).await?;
+        vault.recover().await?;
+        vault.first_signs_of_life().await?;
+        let metrics_listener = match config.server.metrics_listen {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
         Ok(Self {
-            listener: bind(server.listen).await?,
+            listener: bind(config.server.listen).await?,
             metrics_listener,
             security,
-            pipeline,
-            pages,
-            services,
+            pipeline: vault.pipeline(authorizer, &ambient)?,
+            pages: vault.pages(),
             options: grpc::Options {
-                max_message_bytes: server.max_message_bytes,
-                reflection: server.reflection,
-                create_tenant_at_intake: tenants.create_at_first_intake,
+                max_message_bytes: config.server.max_message_bytes,
+                reflection: config.server.reflection,
+                create_tenant_at_intake: config.tenants.create_at_first_intake,
             },
-            upkeep,
-            redeemer,
             timetable: Timetable {
-                expression: rotation.schedule.clone(),
-                time_zone: rotation.time_zone,
-                catch_up: rotation.catch_up,
+                expression: config.rotation.schedule.clone(),
+                time_zone: config.rotation.time_zone,
+                catch_up: config.rotation.catch_up,
             },
-            metrics,
-            clock,
-            drain: server.drain,
+            upkeep: vault.upkeep(),
+            services: vault.services,
+            redeemer: vault.redeemer,
+            metrics: vault.metrics,
+            clock: ambient.clock,
+            drain: config.server.drain,
         })
     }
 
@@ -263,9 +187,9 @@ impl App {
     ///
     /// The schedule cannot be set up, or the server fails.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), StartError> {
-        let address = self.address().map_err(|e| failed("serving")(e.to_string()))?;
+        let address = self.address().map_err(because("serving"))?;
         let (router, health) = grpc::router(&self.pipeline, self.services.clone(), &self.pages, self.options)
-            .map_err(|e| failed("setting up reflection")(e.to_string()))?;
+            .map_err(because("setting up reflection"))?;
         let schedule = schedule::start(
             self.timetable,
             self.services.rotation.clone(),
@@ -274,7 +198,7 @@ impl App {
             shutdown.clone(),
         )
         .await
-        .map_err(|e| failed("setting up the schedule")(e.to_string()))?;
+        .map_err(because("setting up the schedule"))?;
         let upkeep = tokio::spawn(self.upkeep.run(health, shutdown.clone()));
         // A rotation would go on sending, and its watchers stay connected.
         let (rotation, stopping) = (self.services.rotation.clone(), shutdown.clone());
@@ -309,28 +233,8 @@ impl App {
         // What they hold is closed before this returns.
         let _ = tokio::time::timeout(self.drain, async { tokio::join!(upkeep, schedule) }).await;
         tracing::info!(drained, "stopped");
-        served.map_err(|e| failed("serving")(e.to_string()))
+        served.map_err(because("serving"))
     }
-}
-
-/// Finishes what a crash left between two stores and on the way to providers.
-async fn recover(redeemer: &Redeemer, tenants: &TenantService) -> Result<(), StartError> {
-    tenants.reconcile().await.map_err(|e| failed("looking at the tenants' keys")(e.to_string()))?;
-    let recovered = redeemer.recover().await.map_err(|e| failed("recovering")(e.to_string()))?;
-    if recovered != redeem::recovery::Recovered::default() {
-        tracing::warn!(
-            finished = recovered.finished,
-            in_doubt = recovered.in_doubt,
-            abandoned = recovered.abandoned,
-            "recovered what an earlier process left behind"
-        );
-    }
-    // One that cannot be finished now is tried again while serving; its tenant
-    // is out of service since its tombstone.
-    if let Err(failure) = tenants.purge_due().await {
-        tracing::error!(%failure, "a purge is not finished yet");
-    }
-    Ok(())
 }
 
 async fn overdue(shutdown: &Shutdown, drain: Duration) {
@@ -339,40 +243,5 @@ async fn overdue(shutdown: &Shutdown, drain: Duration) {
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|e| failed(format!("listening on {address}"))(e.to_string()))
-}
-
-fn load_policy(path: &Path) -> Result<Authorizer, StartError> {
-    let doing = || format!("loading the policy {}", path.display());
-    let text = fs::read_to_string(path).map_err(|e| failed(doing())(e.to_string()))?;
-    Authorizer::load(&text).map_err(|e| failed(doing())(e.to_string()))
-}
-
-fn open_audit(audit: &config::Audit, clock: &SharedClock) -> Result<Arc<AuditLog>, StartError> {
-    let durability = match audit.durability {
-        config::Durability::Fsync => Durability::Fsync,
-        config::Durability::Os => Durability::Os,
-    };
-    let path: &PathBuf = &audit.file;
-    let log = AuditLog::open(path, durability, Arc::clone(clock));
-    log.map(Arc::new).map_err(|e| failed(format!("opening the audit log {}", path.display()))(e.to_string()))
-}
-
-fn redeem_settings(
-    cache: &config::Cache,
-    imports: &config::Imports,
-    rotation: &config::Rotation,
-) -> redeem::Settings {
-    redeem::Settings {
-        cache: redeem::cache::Limits {
-            max_tokens: cache.max_tokens,
-            max_bytes: cache.max_bytes,
-            negative: cache.negative,
-            max_negative: cache.max_negative,
-        },
-        refresh_every: rotation.refresh_every,
-        refresh_before_idle: rotation.refresh_before_idle,
-        refresh_jitter: rotation.jitter,
-        hold_imports: imports.hold,
-    }
+    TcpListener::bind(address).await.map_err(because(format!("listening on {address}")))
 }

@@ -27,6 +27,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::clock::SharedClock;
 use crate::domain::failure::Failure;
@@ -162,7 +163,7 @@ impl std::error::Error for AuditUnavailable {}
 
 impl From<AuditUnavailable> for Failure {
     fn from(unavailable: AuditUnavailable) -> Self {
-        Self::new(Reason::AuditUnavailable, unavailable.to_string())
+        Self::because(Reason::AuditUnavailable, &unavailable).retry_after(Duration::from_secs(5))
     }
 }
 

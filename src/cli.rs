@@ -22,6 +22,7 @@ use clap::{Parser, Subcommand};
 pub mod api;
 pub mod failure;
 pub mod grant;
+mod harmless;
 pub mod init;
 pub mod local;
 pub mod output;

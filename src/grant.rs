@@ -16,7 +16,7 @@ use crate::domain::id::{ClientId, SubjectId};
 use crate::domain::reason::Reason;
 use crate::idp::{AssertionError, Idp, VerifiedUser};
 use crate::redeem::enrolment::{Order, Source};
-use crate::redeem::gate::{as_unknown_grant, store_failure};
+use crate::redeem::gate::as_unknown_grant;
 use crate::redeem::{Origin, Redeemer};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
 use crate::store::{GrantCursor, Store};
@@ -121,7 +121,7 @@ impl GrantService {
         subject: SubjectId,
     ) -> Result<Grant, Failure> {
         let key = permit.resource().grant_key(subject);
-        let found = self.store.grant(&key).await.map_err(|e| store_failure(&e))?;
+        let found = self.store.grant(&key).await?;
         found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))
     }
 
@@ -137,12 +137,12 @@ impl GrantService {
         limit: u32,
     ) -> Result<(Vec<Grant>, Option<GrantCursor>), Failure> {
         let GrantsOfTenant { tenant, client } = permit.resource();
-        let known = self.store.tenant(tenant).await.map_err(|e| store_failure(&e))?;
+        let known = self.store.tenant(tenant).await?;
         if known.is_none() {
             return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
         }
         let page = self.store.grants(tenant, client.as_ref(), after, limit.saturating_add(1)).await;
-        let mut page = page.map_err(|e| store_failure(&e))?;
+        let mut page = page?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);
         let next = (page.len() > size).then(|| {
             page.truncate(size);

@@ -28,7 +28,6 @@ use crate::idp::Idp;
 use crate::keyring::Keyring;
 use crate::metrics::Counters;
 use crate::redeem::Redeemer;
-use crate::redeem::gate::store_failure;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
@@ -139,7 +138,7 @@ impl RotationService {
             ended_at: None,
             counts: Counts::default(),
         };
-        self.parts.store.save_run(&run).await.map_err(|e| store_failure(&e))?;
+        self.parts.store.save_run(&run).await?;
         Ok(self.spawn(run))
     }
 
@@ -187,7 +186,7 @@ impl RotationService {
     ///
     /// The store cannot be read.
     pub async fn newest(&self) -> Result<Option<Run>, Failure> {
-        self.parts.store.newest_run().await.map_err(|e| store_failure(&e))
+        Ok(self.parts.store.newest_run().await?)
     }
 
     /// Notes what the schedule says of itself.

@@ -26,8 +26,8 @@ mod aead;
 pub mod context;
 pub mod envelope;
 
-pub use context::{KeyPlace, Label, Place, RootKeyId};
-pub use envelope::{Header, Sealed};
+pub use context::{KeyPlace, Label, Place};
+pub use envelope::{Header, RootKeyId, Sealed};
 
 /// Most bytes that are sealed as one value. Far above any token answer; it
 /// keeps the data under one key version within the bounds that

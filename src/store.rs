@@ -12,16 +12,19 @@
 //! contract (`tests/store_contract.rs`).
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::domain::failure::Failure;
 use crate::domain::grant::{Attempt, AttemptId, Epoch, Generation, Grant, GrantId, GrantKey, Lineage, Owner};
 use crate::domain::id::{ClientId, Issuer, SubjectId, TenantId};
 use crate::domain::key::{KeyId, KeyVersion, KeyVersionInfo};
 use crate::domain::profile::Profile;
 use crate::domain::protocol::{self, Advanced, AttemptRef, End, Refusal};
+use crate::domain::reason::Reason;
 use crate::domain::rotation::Run;
 use crate::domain::scope::{Resource, ScopeSet};
 use crate::domain::tenant::Tenant;
@@ -46,6 +49,12 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::because(Reason::StoreUnavailable, &error).retry_after(Duration::from_secs(1))
+    }
+}
 
 /// The outcome of an operation that a rule of the data may refuse.
 pub type Refusable<T, R> = Result<Result<T, R>, StoreError>;

@@ -28,10 +28,9 @@ use crate::domain::reason::Reason;
 use crate::domain::tenant::{Tenant, TenantState};
 use crate::keyring::Keyring;
 use crate::redeem::Redeemer;
-use crate::redeem::failures::key_failure;
-use crate::redeem::gate::{in_service, store_failure};
+use crate::redeem::gate::in_service;
 use crate::redeem::versions::advance;
-use crate::store::{Store, TenantRefused};
+use crate::store::{Refusable, Store, TenantRefused};
 
 pub mod purge;
 
@@ -115,7 +114,7 @@ impl TenantService {
     }
 
     async fn create_unless_known(&self, id: &TenantId) -> Result<Counted, Failure> {
-        if let Some(known) = self.store.tenant(id).await.map_err(|e| store_failure(&e))? {
+        if let Some(known) = self.store.tenant(id).await? {
             return Err(match known.state {
                 TenantState::Purging | TenantState::Purged { .. } => {
                     Failure::new(Reason::TenantPurged, "a tenant of that name was purged")
@@ -126,10 +125,10 @@ impl TenantService {
             });
         }
         let first = KeyVersion::FIRST;
-        self.keyring.create_version(id, first).await.map_err(|e| key_failure(&e))?;
+        self.keyring.create_version(id, first).await?;
         let created = self.store.create_tenant(id, first, self.clock.now()).await;
-        let tenant = created.map_err(|e| store_failure(&e))?.map_err(refused)?;
-        self.keyring.activate(id, first).await.map_err(|e| key_failure(&e))?;
+        let tenant = created?.map_err(refused)?;
+        self.keyring.activate(id, first).await?;
         Ok(Counted { tenant, grants: 0 })
     }
 
@@ -144,8 +143,7 @@ impl TenantService {
         after: Option<&TenantId>,
         limit: u32,
     ) -> Result<(Vec<Counted>, Option<TenantId>), Failure> {
-        let page = self.store.tenants(after, limit.saturating_add(1)).await;
-        let mut page = page.map_err(|e| store_failure(&e))?;
+        let mut page = self.store.tenants(after, limit.saturating_add(1)).await?;
         let size = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = page.len() > size;
         page.truncate(size);
@@ -164,7 +162,7 @@ impl TenantService {
     /// No such tenant, out of service, or a store cannot be written.
     pub async fn rotate_key(&self, permit: &Permit<RotateTenantKey>) -> Result<KeyVersionInfo, Failure> {
         let id = permit.tenant();
-        let found = self.store.tenant(id).await.map_err(|e| store_failure(&e))?;
+        let found = self.store.tenant(id).await?;
         let tenant = in_service(found)?;
         let from = tenant.sealing_version().unwrap_or(KeyVersion::FIRST);
         let info = advance(&*self.store, &self.keyring, id, from, self.clock.now()).await?;
@@ -182,8 +180,8 @@ impl TenantService {
     ) -> Result<(Counted, Vec<CensusLine>), Failure> {
         let id = permit.tenant();
         let tenant = self.known(id).await?;
-        let census = self.store.census(id).await.map_err(|e| store_failure(&e))?;
-        let versions = self.keyring.versions(id).await.map_err(|e| key_failure(&e))?;
+        let census = self.store.census(id).await?;
+        let versions = self.keyring.versions(id).await?;
         let lines = versions
             .into_iter()
             .map(|info| {
@@ -209,8 +207,10 @@ impl TenantService {
         }
         let id = permit.tenant();
         let changed = self.store.schedule_purge(id, self.clock.now().plus(window)).await;
-        let tenant = changed.map_err(|e| store_failure(&e))?.map_err(refused)?;
-        self.put_out_of_service(id).await;
+        if may_have_happened(&changed) {
+            self.put_out_of_service(id).await;
+        }
+        let tenant = changed?.map_err(refused)?;
         self.counted(tenant).await
     }
 
@@ -221,7 +221,7 @@ impl TenantService {
     /// No such tenant, nothing scheduled, or already purged.
     pub async fn restore(&self, permit: &Permit<RestoreTenant>) -> Result<Counted, Failure> {
         let id = permit.tenant();
-        let restored = self.store.restore_tenant(id).await.map_err(|e| store_failure(&e))?;
+        let restored = self.store.restore_tenant(id).await?;
         let tenant = match restored {
             Ok(tenant) => tenant,
             Err(TenantRefused::NotFound | TenantRefused::Exists) => {
@@ -236,7 +236,6 @@ impl TenantService {
                 });
             }
         };
-        self.redeemer.gates().close(id).await;
         self.counted(tenant).await
     }
 
@@ -272,22 +271,24 @@ impl TenantService {
     pub async fn reconcile(&self) -> Result<(), Failure> {
         let mut after = None;
         loop {
-            let page = self.store.tenants(after.as_ref(), 500).await.map_err(|e| store_failure(&e))?;
+            let page = self.store.tenants(after.as_ref(), 500).await?;
             for tenant in &page {
                 if let Some(newest) = tenant.sealing_version() {
-                    let versions = self.keyring.versions(&tenant.id).await.map_err(|e| key_failure(&e))?;
+                    let versions = self.keyring.versions(&tenant.id).await?;
                     let active = versions.iter().any(|v| v.version == newest && v.state == KeyState::Active);
                     if !active {
-                        self.keyring.activate(&tenant.id, newest).await.map_err(|e| key_failure(&e))?;
+                        self.keyring.activate(&tenant.id, newest).await?;
                     }
                     let opens = self.keyring.check(&tenant.id, newest).await;
                     opens.map_err(|e| {
+                        let failure = Failure::from(e);
                         let detail = format!(
-                            "the newest key of tenant {} cannot be opened: {e}; put back the root key and the key \
+                            "the newest key of tenant {} cannot be opened: {}; put back the root key and the key \
                              store that belong to this token store",
-                            tenant.id
+                            tenant.id,
+                            failure.detail()
                         );
-                        Failure::new(key_failure(&e).reason(), detail)
+                        Failure::new(failure.reason(), detail)
                     })?;
                 }
             }
@@ -306,14 +307,21 @@ impl TenantService {
     }
 
     async fn known(&self, id: &TenantId) -> Result<Tenant, Failure> {
-        let found = self.store.tenant(id).await.map_err(|e| store_failure(&e))?;
+        let found = self.store.tenant(id).await?;
         found.ok_or_else(|| refused(TenantRefused::NotFound))
     }
 
     async fn counted(&self, tenant: Tenant) -> Result<Counted, Failure> {
-        let grants = self.store.grant_count(&tenant.id).await.map_err(|e| store_failure(&e))?;
+        let grants = self.store.grant_count(&tenant.id).await?;
         Ok(Counted { tenant, grants })
     }
+}
+
+/// Whether a change is in the store, or nobody but the store knows: an answer
+/// that was lost proves nothing. A tenant that was put out of service for
+/// nothing is back with the next call.
+fn may_have_happened<T, R>(outcome: &Refusable<T, R>) -> bool {
+    !matches!(outcome, Ok(Err(_)))
 }
 
 fn refused(refused: TenantRefused) -> Failure {

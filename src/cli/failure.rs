@@ -12,7 +12,7 @@ use crate::domain::reason::Reason;
 use crate::proto::InteractionRequired;
 
 use super::Exit;
-use super::output::harmless;
+use super::harmless::harmless;
 
 /// A command that failed.
 #[derive(Debug)]
@@ -107,17 +107,6 @@ impl CliFailure {
         }
         self
     }
-}
-
-/// An error with what led to it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 fn span(delay: Duration) -> String {

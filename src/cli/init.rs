@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::domain::failure::chain;
 use crate::keyring::FileRootKey;
 
 use super::Exit;
-use super::failure::{CliFailure, chain};
+use super::failure::CliFailure;
 use super::output::{Record, Shown};
 
 const CONFIGURATION: &str = include_str!("../../deploy/obo-vault.minimal.toml");

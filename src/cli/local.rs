@@ -15,11 +15,12 @@ use crate::config::Config;
 use crate::config::{Log, LogFormat};
 #[cfg(feature = "demo")]
 use crate::demo::story;
+use crate::domain::failure::chain;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
 use super::Exit;
-use super::failure::{CliFailure, chain};
+use super::failure::CliFailure;
 use super::output::{Record, Shown};
 
 /// Serves the API.

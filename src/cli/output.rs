@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 
 use super::Exit;
 use super::failure::CliFailure;
+use super::harmless::harmless;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -133,11 +134,6 @@ fn cell(value: &Value) -> String {
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(" "),
         Value::Object(_) => value.to_string(),
     }
-}
-
-/// Text from elsewhere must not steer the terminal.
-pub(super) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// A moment as RFC 3339; null when there is none.

@@ -4,25 +4,26 @@
 //! (RFC 9700 section 4.14.2), so whatever loses a token here loses it there.
 //!
 //! [`DevProvider`] starts it and is the hand on its levers; faults are queued
-//! with [`DevProvider::script`] and met by the next token requests.
+//! with [`DevProvider::script`] and met by the next token requests, or wait
+//! for requests of a kind ([`DevProvider::fault_when`]).
 //!
 //! In reading order:
 //!
 //! - `options`: how it is set up;
-//! - `fault`: what can go wrong on demand;
+//! - `fault`, `matching`: what can go wrong on demand, and for which requests;
 //! - `token`: the token endpoint: what a request is answered with;
+//! - `shared`: what the requests and the levers share;
+//! - `refusal`: how it says no;
 //! - `families`: refresh tokens, their rotation and the detection of reuse;
-//! - `client`: who the client is;
+//! - `registry`, `client`: the clients, and which of them is asking;
 //! - `signer`: signing keys, and the JWTs made and checked with them;
 //! - `http`: routes, and how an answer goes out, whole or in pieces;
 //! - `line`: a connection that can be cut.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -35,16 +36,22 @@ mod families;
 mod fault;
 mod http;
 mod line;
+mod matching;
 mod options;
+mod refusal;
+mod registry;
+mod shared;
 mod signer;
 #[cfg(test)]
 mod tests;
 mod token;
 
 pub use fault::{Fault, Gate};
-pub use options::{AccessTokenForm, DevClientAuth, Options, UserClaims};
+pub use matching::{Matching, Seen};
+pub use options::{AccessTokenForm, DevClientAuth, Options, SigningKeyPem, UserClaims};
+pub use shared::Stats;
 
-use families::Families;
+use shared::Inner;
 use signer::Signer;
 
 /// A running development provider. It stops when it is dropped.
@@ -81,29 +88,6 @@ impl std::error::Error for StartError {
     }
 }
 
-/// What the provider has seen so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Requests to the token endpoint, faulty ones included.
-    pub token_requests: u64,
-    /// Refresh tokens redeemed with success.
-    pub refreshes: u64,
-    /// On-behalf-of exchanges with success.
-    pub obo_exchanges: u64,
-    /// Old refresh tokens that were seen again and not tolerated.
-    pub reuse_detected: u64,
-    /// Families revoked, by reuse, by request or by hand.
-    pub families_revoked: u64,
-    /// Revocation requests that named a known refresh token.
-    pub revocations: u64,
-    /// Token requests whose client could not be authenticated.
-    pub clients_refused: u64,
-    /// Requests for the signing keys.
-    pub jwks_requests: u64,
-    /// Requests that followed a redirect of the token endpoint.
-    pub redirects_followed: u64,
-}
-
 impl DevProvider {
     /// Starts a provider on a free port of 127.0.0.1.
     ///
@@ -117,11 +101,17 @@ impl DevProvider {
     ) -> Result<Self, StartError> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(StartError::Listen)?;
         let address = listener.local_addr().map_err(StartError::Listen)?;
-        let clients = client::Registry::new(&options).map_err(StartError::Key)?;
+        let clients = registry::Registry::new(&options).map_err(StartError::Key)?;
+        let base = format!("http://{address}");
+        let signer = match &options.signing_key_pem {
+            None => Signer::generate(),
+            Some(SigningKeyPem(pem)) => Signer::from_pem(pem),
+        };
         let inner = Arc::new(Inner {
-            issuer: format!("http://{address}"),
+            issuer: options.issuer.clone().unwrap_or_else(|| base.clone()),
+            base,
             clients,
-            signer: RwLock::new(Signer::generate().map_err(StartError::Key)?),
+            signer: RwLock::new(signer.map_err(StartError::Key)?),
             stranger: Signer::generate().map_err(StartError::Key)?,
             padding: "x".repeat(options.refresh_token_bytes),
             options,
@@ -134,10 +124,17 @@ impl DevProvider {
         Ok(Self { _stop_on_drop: inner.stop.clone().drop_guard(), inner, server })
     }
 
-    /// The issuer, also the base of every address.
+    /// The issuer; unless the options say otherwise also the base of every
+    /// address.
     #[must_use]
     pub fn issuer(&self) -> String {
         self.inner.issuer.clone()
+    }
+
+    /// The base of every address.
+    #[must_use]
+    pub fn base(&self) -> String {
+        self.inner.base.clone()
     }
 
     /// Where tokens are asked for.
@@ -149,13 +146,13 @@ impl DevProvider {
     /// Where the signing keys are published.
     #[must_use]
     pub fn jwks_uri(&self) -> String {
-        format!("{}/jwks", self.inner.issuer)
+        format!("{}/jwks", self.inner.base)
     }
 
     /// Where refresh tokens are revoked (RFC 7009).
     #[must_use]
     pub fn revocation_endpoint(&self) -> String {
-        format!("{}/revoke", self.inner.issuer)
+        format!("{}/revoke", self.inner.base)
     }
 
     /// The access token with which `user` calls the API named `audience`: what
@@ -178,9 +175,24 @@ impl DevProvider {
         self.inner.state().faults.extend(std::iter::repeat_n(fault, times));
     }
 
-    /// Forgets the queued faults that no request has met.
+    /// Makes `fault` happen to the next `times` token requests that match, and
+    /// to no other; `usize::MAX` is always. Such a fault goes before those that
+    /// are queued, and leaves them where they are.
+    pub fn fault_when(&self, matching: Matching, fault: Fault, times: usize) {
+        self.inner.state().watch.fault(matching, fault, times);
+    }
+
+    /// Counts the token requests that match from now on.
+    #[must_use]
+    pub fn count_when(&self, matching: Matching) -> Seen {
+        self.inner.state().watch.count(matching)
+    }
+
+    /// Forgets all faults that no request has met.
     pub fn clear_script(&self) {
-        self.inner.state().faults.clear();
+        let mut state = self.inner.state();
+        state.faults.clear();
+        state.watch.forget_faults();
     }
 
     /// Makes the provider ask `user` for a second factor, or no longer.
@@ -221,6 +233,13 @@ impl DevProvider {
         self.inner.state().last_form.clone()
     }
 
+    /// The fields of the newest request that redeemed a refresh token, without
+    /// those that prove something: what was asked for.
+    #[must_use]
+    pub fn last_refresh(&self) -> BTreeMap<String, String> {
+        matching::without_secrets(&self.inner.state().last_refresh)
+    }
+
     /// A new refresh token of `user` for `client_id`, the first of its family.
     #[must_use]
     pub fn mint_refresh_token(&self, client_id: &str, user: &str, scopes: &[&str]) -> String {
@@ -228,6 +247,16 @@ impl DevProvider {
         let scopes = scopes.iter().map(|&s| s.to_owned()).collect();
         self.inner.state().families.begin(client_id, user, scopes, &handle);
         self.inner.refresh_token(&handle)
+    }
+
+    /// Makes a refresh token that a provider with the same options issued
+    /// earlier the first of a new family. Returns whether it has the form of one.
+    #[must_use]
+    pub fn adopt_refresh_token(&self, client_id: &str, user: &str, scopes: &[&str], token: &str) -> bool {
+        let Some(handle) = self.inner.handle_of(token) else { return false };
+        let scopes = scopes.iter().map(|&s| s.to_owned()).collect();
+        self.inner.state().families.begin(client_id, user, scopes, handle);
+        true
     }
 
     /// Revokes every family of `user`, as an administrator would.
@@ -263,95 +292,5 @@ impl DevProvider {
 impl fmt::Debug for DevProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DevProvider").field("issuer", &self.inner.issuer).finish_non_exhaustive()
-    }
-}
-
-/// What the requests share.
-struct Inner {
-    options: Options,
-    clock: SharedClock,
-    entropy: SharedEntropy,
-    issuer: String,
-    clients: client::Registry,
-    signer: RwLock<Signer>,
-    /// Signs what must not be accepted.
-    stranger: Signer,
-    padding: String,
-    state: Mutex<State>,
-    stop: CancellationToken,
-}
-
-#[derive(Default)]
-struct State {
-    families: Families,
-    faults: VecDeque<Fault>,
-    stats: Stats,
-    second_factor: HashSet<String>,
-    /// The `tid` of users, from the tokens they were exchanged with.
-    tenants: HashMap<String, String>,
-    jwks_withheld: bool,
-    /// `jti` of client assertions, by client.
-    seen_assertions: HashSet<(String, String)>,
-    last_form: BTreeMap<String, String>,
-}
-
-impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sign(&self, claims: &serde_json::Value) -> String {
-        self.signer.read().unwrap_or_else(PoisonError::into_inner).sign(claims)
-    }
-
-    fn token_endpoint(&self) -> String {
-        format!("{}/token", self.issuer)
-    }
-
-    /// The refresh token with this handle, filled up to a realistic size.
-    fn refresh_token(&self, handle: &str) -> String {
-        format!("dev-rt.{handle}.{}", self.padding)
-    }
-
-    /// The handle of a refresh token; `None` when a single byte is wrong.
-    fn handle_of<'t>(&self, token: &'t str) -> Option<&'t str> {
-        token.strip_prefix("dev-rt.")?.strip_suffix(self.padding.as_str())?.strip_suffix('.')
-    }
-
-    /// `bytes` random bytes as text.
-    #[expect(clippy::expect_used, reason = "a development server may die with the kernel's randomness")]
-    fn random_text(&self, bytes: usize) -> String {
-        let mut raw = vec![0; bytes];
-        self.entropy.fill(&mut raw).expect("the kernel gives random bytes");
-        URL_SAFE_NO_PAD.encode(raw)
-    }
-
-    fn user_token(&self, user: &str, claims: UserClaims) -> String {
-        let now = self.clock.now().unix_seconds();
-        let tenant = claims.tenant.unwrap_or_else(|| self.options.tenant.clone());
-        let mut body = serde_json::json!({
-            "iss": claims.issuer.unwrap_or_else(|| self.issuer.clone()),
-            "aud": claims.audience,
-            "sub": user,
-            "oid": user,
-            "tid": tenant,
-            "iat": now,
-            "nbf": now,
-            "exp": now + claims.expires_in_seconds,
-            "ver": "2.0",
-        });
-        if let Some(body) = body.as_object_mut() {
-            for (name, value) in claims.extra {
-                body.insert(name, value);
-            }
-            for name in &claims.without {
-                body.remove(name);
-            }
-        }
-        if claims.signed_by_stranger { self.stranger.sign_as(&self.kid(), &body) } else { self.sign(&body) }
-    }
-
-    fn kid(&self) -> String {
-        self.signer.read().unwrap_or_else(PoisonError::into_inner).kid().to_owned()
     }
 }

@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::app::{Ambient, App, StartError};
+use crate::app::{Ambient, App, StartError, Stores};
 use crate::client::{Address, Client};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::keyring::FileRootKey;
 use crate::shutdown::Shutdown;
 
@@ -240,8 +240,21 @@ impl RunningVault {
     ///
     /// Its configuration is refused or it cannot start.
     pub async fn start(files: &Files, ambient: Ambient) -> Result<Self, SetupError> {
+        Self::start_over(files, ambient, Stores::open).await
+    }
+
+    /// The same over stores of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunningVault::start`].
+    pub async fn start_over(
+        files: &Files,
+        ambient: Ambient,
+        open: impl FnOnce(&config::Store) -> Result<Stores, StartError>,
+    ) -> Result<Self, SetupError> {
         let config = Config::load(&files.config()).map_err(setup)?;
-        let app = App::build(config, ambient).await.map_err(setup)?;
+        let app = App::build_over(config, ambient, open).await.map_err(setup)?;
         let address = app.address().map_err(setup)?;
         let shutdown = Shutdown::new();
         let task = tokio::spawn(app.run(shutdown.clone()));

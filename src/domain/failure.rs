@@ -74,6 +74,12 @@ impl Failure {
         Self { reason, retry_after: None, interaction: None, detail: detail.into() }
     }
 
+    /// A failure whose detail is an error's text and that of all its causes.
+    #[must_use]
+    pub fn because(reason: Reason, error: &dyn std::error::Error) -> Self {
+        Self::new(reason, chain(error))
+    }
+
     /// Says when a retry can succeed.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
@@ -127,3 +133,49 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// An error's text and that of all its causes, for the log. What a text already
+/// ends with is not said twice.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text, and the cause where there is one.
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<Box<Layer>>);
+
+    impl fmt::Display for Layer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Layer {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.1.as_deref().map(|inner| inner as _)
+        }
+    }
+
+    #[test]
+    fn a_failure_tells_every_cause_once() {
+        let disk = Layer("no space left", None);
+        let store = Layer("store: commit 1: no space left", Some(Box::new(disk)));
+        let keyring = Layer("the key store failed", Some(Box::new(store)));
+        let failure = Failure::because(Reason::StoreUnavailable, &keyring);
+        assert_eq!(failure.detail(), "the key store failed: store: commit 1: no space left");
+    }
+}

@@ -1,8 +1,11 @@
 //! Why the keyring refuses.
 
 use std::fmt;
+use std::time::Duration;
 
+use crate::domain::failure::Failure;
 use crate::domain::key::{KeyState, KeyVersion};
+use crate::domain::reason::Reason;
 use crate::entropy::EntropyUnavailable;
 use crate::seal::{OpenError, SealError};
 use crate::store::StoreError;
@@ -74,6 +77,27 @@ impl std::error::Error for KeyringError {
     }
 }
 
+impl From<KeyringError> for Failure {
+    fn from(error: KeyringError) -> Self {
+        let reason = match &error {
+            KeyringError::TenantGone => Reason::TenantPurged,
+            KeyringError::Unreadable(_)
+            | KeyringError::NoSuchKey(_)
+            | KeyringError::Destroyed(_)
+            | KeyringError::TooLong(_) => Reason::GrantUnreadable,
+            KeyringError::Store(_) | KeyringError::Retired(..) => Reason::StoreUnavailable,
+            KeyringError::Exhausted(_) | KeyringError::RootKey(_) | KeyringError::Entropy(_) => {
+                Reason::KeyUnavailable
+            }
+        };
+        let failure = Self::because(reason, &error);
+        match reason {
+            Reason::StoreUnavailable | Reason::KeyUnavailable => failure.retry_after(Duration::from_secs(5)),
+            _ => failure,
+        }
+    }
+}
+
 impl From<StoreError> for KeyringError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
@@ -89,5 +113,25 @@ impl From<EntropyUnavailable> for KeyringError {
 impl From<Buried> for KeyringError {
     fn from(Buried: Buried) -> Self {
         Self::TenantGone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_database_said_is_in_the_failure() {
+        let full = StoreError { operation: "reserve seals", detail: "database or disk is full".into() };
+        let failure = Failure::from(KeyringError::from(full));
+        assert_eq!(failure.reason(), Reason::StoreUnavailable);
+        assert!(failure.detail().contains("reserve seals: database or disk is full"), "{failure}");
+    }
+
+    #[test]
+    fn why_a_value_does_not_open_is_in_the_failure() {
+        let failure = Failure::from(KeyringError::Unreadable(OpenError::WrongKey));
+        assert_eq!(failure.reason(), Reason::GrantUnreadable);
+        assert!(failure.detail().contains(&OpenError::WrongKey.to_string()), "{failure}");
     }
 }

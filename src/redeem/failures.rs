@@ -1,7 +1,5 @@
 //! What each end of an attempt is to its caller.
 
-use std::time::Duration;
-
 use crate::clock::Timestamp;
 use crate::domain::failure::{Failure, Interaction};
 use crate::domain::grant::{Grant, GrantState};
@@ -133,20 +131,5 @@ pub(super) fn outcome_of(reason: Option<Reason>) -> RedemptionOutcome {
 /// What a failing keyring is to a caller.
 #[must_use]
 pub fn key_failure(error: &KeyringError) -> Failure {
-    let reason = match error {
-        KeyringError::TenantGone => Reason::TenantPurged,
-        KeyringError::Unreadable(_)
-        | KeyringError::NoSuchKey(_)
-        | KeyringError::Destroyed(_)
-        | KeyringError::TooLong(_) => Reason::GrantUnreadable,
-        KeyringError::Store(_) | KeyringError::Retired(..) => Reason::StoreUnavailable,
-        KeyringError::Exhausted(_) | KeyringError::RootKey(_) | KeyringError::Entropy(_) => {
-            Reason::KeyUnavailable
-        }
-    };
-    let failure = Failure::new(reason, error.to_string());
-    match reason {
-        Reason::StoreUnavailable | Reason::KeyUnavailable => failure.retry_after(Duration::from_secs(5)),
-        _ => failure,
-    }
+    error.clone().into()
 }

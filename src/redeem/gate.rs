@@ -125,7 +125,7 @@ pub fn as_unknown_grant(failure: Failure) -> Failure {
 /// What a failing store is to a caller.
 #[must_use]
 pub fn store_failure(error: &StoreError) -> Failure {
-    Failure::new(Reason::StoreUnavailable, error.to_string()).retry_after(std::time::Duration::from_secs(1))
+    error.clone().into()
 }
 
 #[cfg(test)]

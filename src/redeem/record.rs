@@ -80,5 +80,5 @@ impl AttemptRecord {
 /// What a failing audit log is to a caller.
 #[must_use]
 pub fn unavailable(error: &AuditUnavailable) -> Failure {
-    Failure::new(Reason::AuditUnavailable, error.to_string()).retry_after(std::time::Duration::from_secs(5))
+    (*error).into()
 }

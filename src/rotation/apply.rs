@@ -18,8 +18,6 @@ use crate::domain::reason::Reason;
 use crate::domain::rotation::{Phase, Run};
 use crate::domain::tenant::Tenant;
 use crate::redeem::Origin;
-use crate::redeem::failures::key_failure;
-use crate::redeem::gate::store_failure;
 use crate::redeem::versions::advance;
 use crate::seal::Place;
 use crate::shutdown::Shutdown;
@@ -57,7 +55,7 @@ pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>, stop: &Shu
                 let ended_at = (next == Phase::Done).then(|| parts.clock.now());
                 let current = run.borrow().clone();
                 let done = Run { phase: next, ended_at, ..current };
-                let saved = parts.store.save_run(&done).await.map_err(|e| store_failure(&e));
+                let saved = parts.store.save_run(&done).await.map_err(Failure::from);
                 saved.map(|()| run.send_replace(done)).map(drop)
             }
             Err(failure) => Err(failure),
@@ -110,7 +108,7 @@ async fn new_version_where_due(
     tenant: &Tenant,
 ) -> Result<(), Failure> {
     let Some(from) = tenant.sealing_version() else { return Ok(()) };
-    let versions = parts.keyring.versions(&tenant.id).await.map_err(|e| key_failure(&e))?;
+    let versions = parts.keyring.versions(&tenant.id).await?;
     let newest = versions.iter().find(|info| info.version == from);
     let (current, now) = (run.borrow().clone(), parts.clock.now());
     let Some(why) = plan::new_version(&current, tenant, newest, parts.settings.key_max_age, now) else {
@@ -132,7 +130,7 @@ async fn new_version_where_due(
 async fn refresh(parts: &Arc<Parts>, run: &watch::Sender<Run>, stop: &Shutdown) -> Result<(), Failure> {
     let current = run.borrow().clone();
     let due_at = (!current.options.refresh_all).then_some(current.started_at);
-    let left = parts.store.count_due_refreshes(due_at).await.map_err(|e| store_failure(&e))?;
+    let left = parts.store.count_due_refreshes(due_at).await?;
     run.send_modify(|run| {
         let done = run.counts.refreshed + run.counts.refresh_failed;
         run.counts.refresh_total = run.counts.refresh_total.max(left).max(done);
@@ -140,8 +138,7 @@ async fn refresh(parts: &Arc<Parts>, run: &watch::Sender<Run>, stop: &Shutdown) 
     let budgets = Budgets::default();
     let mut after = None;
     while !stop.is_triggered() {
-        let batch = parts.store.due_refreshes(due_at, after, parts.settings.batch_size).await;
-        let batch = batch.map_err(|e| store_failure(&e))?;
+        let batch = parts.store.due_refreshes(due_at, after, parts.settings.batch_size).await?;
         let Some(last) = batch.last() else { break };
         after = Some(DueCursor { at: last.next_refresh_at, grant: last.id });
         let now = parts.clock.now();
@@ -197,7 +194,7 @@ async fn reseal(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Fail
         for tenant in page {
             if let Some(newest) = tenant.sealing_version() {
                 let stale = parts.store.count_stale_grants(&tenant.id, newest).await;
-                total += stale.map_err(|e| store_failure(&e))?;
+                total += stale?;
             }
         }
     }
@@ -218,10 +215,9 @@ async fn reseal_tenant(parts: &Arc<Parts>, run: &watch::Sender<Run>, id: &Tenant
     let mut after = None;
     loop {
         // Read again for every batch: an operator may rotate meanwhile.
-        let tenant = parts.store.tenant(id).await.map_err(|e| store_failure(&e))?;
+        let tenant = parts.store.tenant(id).await?;
         let Some(newest) = tenant.and_then(|t| t.sealing_version()) else { return Ok(()) };
-        let batch = parts.store.stale_grants(id, newest, after, parts.settings.batch_size).await;
-        let batch = batch.map_err(|e| store_failure(&e))?;
+        let batch = parts.store.stale_grants(id, newest, after, parts.settings.batch_size).await?;
         let Some(last) = batch.last() else { return Ok(()) };
         after = Some((last.grant.key_version, last.grant.id));
         let mut sealed = Vec::with_capacity(batch.len());
@@ -237,7 +233,7 @@ async fn reseal_tenant(parts: &Arc<Parts>, run: &watch::Sender<Run>, id: &Tenant
                 Err(failure) => return Err(failure),
             }
         }
-        let put = parts.store.reseal(id, sealed).await.map_err(|e| store_failure(&e))?;
+        let put = parts.store.reseal(id, sealed).await?;
         run.send_modify(|run| {
             run.counts.resealed += put;
             run.counts.reseal_failed += failed;
@@ -248,8 +244,8 @@ async fn reseal_tenant(parts: &Arc<Parts>, run: &watch::Sender<Run>, id: &Tenant
 
 async fn reseal_one(parts: &Arc<Parts>, value: &SealedGrant, newest: KeyVersion) -> Result<Reseal, Failure> {
     let place = Place::of_token(&value.grant, value.grant.generation);
-    let plain = parts.keyring.open(&place, &value.sealed).await.map_err(|e| key_failure(&e))?;
-    let sealed = parts.keyring.seal(newest, &place, plain.expose()).await.map_err(|e| key_failure(&e))?;
+    let plain = parts.keyring.open(&place, &value.sealed).await?;
+    let sealed = parts.keyring.seal(newest, &place, plain.expose()).await?;
     Ok(Reseal {
         grant: value.grant.id,
         generation: value.grant.generation,
@@ -275,7 +271,7 @@ async fn unreadable(
         .subject(&grant.key.subject)
         .grant(grant.id)
         .reason(Reason::GrantUnreadable);
-    parts.audit.record(entry).await.map_err(|e| crate::redeem::record::unavailable(&e))
+    Ok(parts.audit.record(entry).await?)
 }
 
 async fn retire(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failure> {
@@ -292,7 +288,7 @@ async fn retire(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Fail
             }
         }
     }
-    if destroyed > 0 && !parts.keyring.erase().await.map_err(|e| key_failure(&e))? {
+    if destroyed > 0 && !parts.keyring.erase().await? {
         tracing::warn!("destroyed key versions are not yet overwritten in the log: a reader holds it");
     }
     Ok(())
@@ -304,15 +300,15 @@ async fn retire_versions(
     tenant: &Tenant,
 ) -> Result<u32, Failure> {
     let Some(newest) = tenant.sealing_version() else { return Ok(0) };
-    let versions = parts.keyring.versions(&tenant.id).await.map_err(|e| key_failure(&e))?;
+    let versions = parts.keyring.versions(&tenant.id).await?;
     // The census is taken after the versions were listed: a value can only have
     // moved to the newest since.
-    let census = parts.store.census(&tenant.id).await.map_err(|e| store_failure(&e))?;
+    let census = parts.store.census(&tenant.id).await?;
     let mut destroyed = 0;
     for version in plan::retirable(&versions, newest, &census) {
         let current = run.borrow().clone();
         audited(parts, &current, &tenant.id, "destroy key version").await?;
-        parts.keyring.destroy_version(&tenant.id, version).await.map_err(|e| key_failure(&e))?;
+        parts.keyring.destroy_version(&tenant.id, version).await?;
         tracing::info!(tenant.id = %tenant.id, key.version = version.0, "key version destroyed");
         run.send_modify(|run| run.counts.versions_destroyed += 1);
         destroyed += 1;
@@ -334,8 +330,7 @@ fn without_keys(tenant: &Tenant, done: Result<(), Failure>) -> Result<(), Failur
 
 /// The page of tenants after `after`, which moves on; empty at the end.
 async fn next_tenants(parts: &Arc<Parts>, after: &mut Option<TenantId>) -> Result<Vec<Tenant>, Failure> {
-    let page = parts.store.tenants(after.as_ref(), parts.settings.batch_size).await;
-    let page = page.map_err(|e| store_failure(&e))?;
+    let page = parts.store.tenants(after.as_ref(), parts.settings.batch_size).await?;
     if let Some(last) = page.last() {
         *after = Some(last.id.clone());
     }
@@ -353,12 +348,12 @@ async fn audited(
         .caller(&origin.caller)
         .tenant(tenant)
         .note(note);
-    parts.audit.record(entry).await.map_err(|e| crate::redeem::record::unavailable(&e))
+    Ok(parts.audit.record(entry).await?)
 }
 
 async fn save(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failure> {
     let snapshot = run.borrow().clone();
-    parts.store.save_run(&snapshot).await.map_err(|e| store_failure(&e))
+    Ok(parts.store.save_run(&snapshot).await?)
 }
 
 fn origin(run: &Run) -> Origin {

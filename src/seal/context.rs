@@ -5,13 +5,11 @@
 //! Every text is preceded by its length, so that no two places share their
 //! bytes however their texts are cut (docs/SEALED-FORMAT.md, "Place").
 
-use std::fmt;
-
 use crate::domain::grant::{Generation, Grant, GrantId, GrantKey};
 use crate::domain::id::{ClientId, Issuer, SubjectId, TenantId};
 use crate::domain::key::{KeyId, KeyVersion};
 
-use super::envelope;
+use super::envelope::{self, RootKeyId};
 
 /// The kind of a sealed value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,22 +101,6 @@ impl Place {
         aad.extend_from_slice(&generation.0.to_be_bytes());
         aad.extend_from_slice(&version.0.to_be_bytes());
         aad
-    }
-}
-
-/// Names a root key. Not a secret.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RootKeyId(pub [u8; 16]);
-
-impl fmt::Display for RootKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-    }
-}
-
-impl fmt::Debug for RootKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RootKeyId({self})")
     }
 }
 

@@ -16,7 +16,6 @@ use crate::domain::key::{KeyId, KeyVersion};
 
 use super::OpenError;
 use super::aead::{NONCE_BYTES, TAG_BYTES};
-use super::context::RootKeyId;
 
 /// The format of sealed values. An old format always opens: a new one gets a
 /// new number and the old one keeps its reader.
@@ -32,6 +31,22 @@ pub(super) const BODY_AT: usize = MAGIC.len() + 1 + 4 + KEY_ID_BYTES + NONCE_BYT
 const MAGIC: [u8; 4] = *b"OBVS";
 const WRAPPED_MAGIC: [u8; 4] = *b"OBVK";
 const KEY_ID_BYTES: usize = 16;
+
+/// Names a root key. Not a secret.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RootKeyId(pub [u8; 16]);
+
+impl fmt::Display for RootKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for RootKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RootKeyId({self})")
+    }
+}
 
 /// Bytes in the envelope format of docs/SEALED-FORMAT.md.
 #[derive(Clone, PartialEq, Eq)]

@@ -9,13 +9,10 @@ use crate::domain::failure::Failure;
 use crate::domain::id::TenantId;
 use crate::domain::reason::Reason;
 use crate::domain::tenant::TenantState;
-use crate::redeem::failures::key_failure;
-use crate::redeem::gate::store_failure;
-use crate::redeem::record::unavailable;
 use crate::seal::Place;
 use crate::store::{SealedGrant, TenantRefused};
 
-use super::TenantService;
+use super::{TenantService, may_have_happened};
 
 /// How long a purge waits for providers to be told.
 const REVOCATION_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -43,7 +40,7 @@ impl TenantService {
     /// The first that could not be finished; the others are tried all the same.
     pub async fn purge_due(&self) -> Result<u32, Failure> {
         let now = self.clock.now();
-        let due = self.store.purges_due(now).await.map_err(|e| store_failure(&e))?;
+        let due = self.store.purges_due(now).await?;
         let mut finished = 0;
         let mut first_failure = None;
         for tenant in due {
@@ -70,13 +67,18 @@ impl TenantService {
         let _one_at_a_time = self.purging.lock().await;
         let known = self.known(id).await?;
         if let TenantState::Purged { erased_at } = known.state {
-            let versions = self.keyring.versions(id).await.map_err(|e| key_failure(&e))?;
+            let versions = self.keyring.versions(id).await?;
             let key_versions = u32::try_from(versions.len()).unwrap_or(u32::MAX);
             return Ok(Purged { key_versions, grants: 0, erased_at, trial_open_failed: false });
         }
         self.recorded(id, "intent", None).await?;
         // From here on no commit makes an openable row (invariant I9) …
-        match self.store.tombstone(id, due_by).await.map_err(|e| store_failure(&e))? {
+        let tombstone = self.store.tombstone(id, due_by).await;
+        // … and when this returns, nobody hands out a token of the tenant (I10).
+        if may_have_happened(&tombstone) {
+            self.put_out_of_service(id).await;
+        }
+        match tombstone? {
             Ok(_) => {}
             Err(TenantRefused::WrongState) if due_by.is_some() => {
                 self.recorded(id, "taken back", None).await?;
@@ -86,23 +88,21 @@ impl TenantService {
                 return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
             }
         }
-        // … and when this returns, nobody hands out a token of the tenant (I10).
-        self.put_out_of_service(id).await;
 
         let revoked = self.redeemer.revoke_tenant(id, REVOCATION_LIMIT).await;
         tracing::info!(tenant.id = %id, revoked, "told the providers that the tenant's tokens are over");
 
         let keepsake = self.any_sealed(id).await?;
-        let key_versions = self.keyring.destroy_tenant(id).await.map_err(|e| key_failure(&e))?;
+        let key_versions = self.keyring.destroy_tenant(id).await?;
         let trial_open_failed = match &keepsake {
             Some(sealed) => self.try_to_open(sealed).await?,
             None => false,
         };
-        let grants = self.store.delete_tenant_grants(id).await.map_err(|e| store_failure(&e))?;
+        let grants = self.store.delete_tenant_grants(id).await?;
 
         // Deletion is not erasure: the logs keep what they are not made to drop.
-        let keys_erased = self.keyring.erase().await.map_err(|e| key_failure(&e))?;
-        let tokens_erased = self.store.erase_deleted().await.map_err(|e| store_failure(&e))?;
+        let keys_erased = self.keyring.erase().await?;
+        let tokens_erased = self.store.erase_deleted().await?;
         if !(keys_erased && tokens_erased) {
             return Err(Failure::new(
                 Reason::PurgeIncomplete,
@@ -111,7 +111,7 @@ impl TenantService {
             .retry_after(std::time::Duration::from_secs(5)));
         }
         let erased_at = self.clock.now();
-        let finished = self.store.finish_purge(id, erased_at).await.map_err(|e| store_failure(&e))?;
+        let finished = self.store.finish_purge(id, erased_at).await?;
         finished.map_err(|_| Failure::new(Reason::Internal, "the tenant left PURGING during its purge"))?;
         self.recorded(id, "purged", Some(grants)).await?;
         Ok(Purged { key_versions, grants, erased_at, trial_open_failed })
@@ -122,13 +122,13 @@ impl TenantService {
     async fn recorded(&self, id: &TenantId, note: &'static str, grants: Option<u64>) -> Result<(), Failure> {
         let caller = Caller::system("system:purge");
         let entry = Entry::event("purge").caller(caller.id()).tenant(id).count(grants).note(note);
-        self.audit.record(entry).await.map_err(|e| unavailable(&e))
+        Ok(self.audit.record(entry).await?)
     }
 
     async fn any_sealed(&self, id: &TenantId) -> Result<Option<SealedGrant>, Failure> {
-        let first = self.store.grants(id, None, None, 1).await.map_err(|e| store_failure(&e))?;
+        let first = self.store.grants(id, None, None, 1).await?;
         match first.first() {
-            Some(grant) => self.store.sealed_grant(&grant.key).await.map_err(|e| store_failure(&e)),
+            Some(grant) => Ok(self.store.sealed_grant(&grant.key).await?),
             None => Ok(None),
         }
     }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use obo_vault::app::Ambient;
+use obo_vault::app::{Ambient, Stores};
 use obo_vault::client::Client;
 use obo_vault::clock::ShiftedClock;
+use obo_vault::config;
 use obo_vault::demo::provider::{DevProvider, Options};
 use obo_vault::demo::stand::{Files, RunningVault, Settings, Upstream};
 use obo_vault::entropy::OsEntropy;
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic_types::StatusExt as _;
 
+use crate::faulty_store::Faults;
 use crate::log;
 
 /// A provider, a vault and its callers. Dropping it stops both.
@@ -21,6 +23,8 @@ pub(crate) struct Stand {
     pub(crate) provider: DevProvider,
     pub(crate) clock: Arc<ShiftedClock>,
     pub(crate) files: Files,
+    /// What goes wrong between the vault and its databases.
+    pub(crate) faults: Faults,
     vault: Option<RunningVault>,
     _directory: TempDir,
 }
@@ -50,7 +54,7 @@ impl Stand {
         let mut upstream = Upstream::of(&provider);
         redirect(&mut upstream);
         let files = Files::create(directory.path(), &upstream, &settings, 0).unwrap();
-        Self { provider, clock, files, vault: None, _directory: directory }
+        Self { provider, clock, files, faults: Faults::default(), vault: None, _directory: directory }
     }
 
     pub(crate) fn ambient(&self) -> Ambient {
@@ -58,7 +62,8 @@ impl Stand {
     }
 
     pub(crate) async fn start(&mut self) {
-        self.vault = Some(RunningVault::start(&self.files, self.ambient()).await.unwrap());
+        let faulty = |settings: &config::Store| Ok(self.faults.before(Stores::open(settings)?));
+        self.vault = Some(RunningVault::start_over(&self.files, self.ambient(), faulty).await.unwrap());
     }
 
     pub(crate) async fn stop(&mut self) {

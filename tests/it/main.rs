@@ -9,6 +9,9 @@ mod callers;
 mod deadlines;
 mod describe_and_list;
 mod exchange;
+mod faults;
+#[path = "../support/faulty_store.rs"]
+mod faulty_store;
 mod get_access_token;
 mod granted;
 mod harness;

@@ -2,51 +2,18 @@
 //! `client_secret_basic` (RFC 6749 section 2.3.1) or `private_key_jwt`
 //! (RFC 7523 section 2.2).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
-use super::options::{DevClientAuth, Options};
-use super::token::Refusal;
-use super::{Inner, signer};
+use super::refusal::Refusal;
+use super::registry::Proof;
+use super::shared::Inner;
+use super::signer;
 
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-
-/// The clients the provider knows.
-pub(super) struct Registry(HashMap<String, Proof>);
-
-enum Proof {
-    Secret(String),
-    Key(DecodingKey, Algorithm),
-}
-
-impl Registry {
-    pub(super) fn new(options: &Options) -> Result<Self, String> {
-        let mut clients = HashMap::new();
-        for (id, auth) in &options.clients {
-            let proof = match auth {
-                DevClientAuth::Secret(secret) => Proof::Secret(secret.clone()),
-                DevClientAuth::PublicKeyPem(pem, algorithm) => Proof::Key(
-                    public_key(pem, *algorithm).map_err(|e| format!("client {id}: {e}"))?,
-                    *algorithm,
-                ),
-            };
-            clients.insert(id.clone(), proof);
-        }
-        Ok(Self(clients))
-    }
-}
-
-fn public_key(pem: &str, algorithm: Algorithm) -> Result<DecodingKey, jsonwebtoken::errors::Error> {
-    match algorithm {
-        Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(pem.as_bytes()),
-        Algorithm::EdDSA => DecodingKey::from_ed_pem(pem.as_bytes()),
-        _ => DecodingKey::from_rsa_pem(pem.as_bytes()),
-    }
-}
 
 impl Inner {
     /// The client's identifier, once it has proven to be that client.
@@ -71,7 +38,7 @@ impl Inner {
                     .ok_or_else(|| refused("there is no proof of the client"))?,
             ),
         };
-        match self.clients.0.get(&id) {
+        match self.clients.proof(&id) {
             Some(Proof::Secret(expected)) if *expected == secret => Ok(id),
             _ => Err(refused("the client is unknown or its secret is wrong")),
         }
@@ -83,7 +50,7 @@ impl Inner {
         let unverified: Value = jsonwebtoken::dangerous::insecure_decode_claims(assertion)
             .map_err(|_| "client_assertion is not a JWT")?;
         let id = unverified["iss"].as_str().ok_or("client_assertion has no iss")?;
-        let Some(Proof::Key(key, algorithm)) = self.clients.0.get(id) else {
+        let Some(Proof::Key(key, algorithm)) = self.clients.proof(id) else {
             return Err("the client is unknown or has no key");
         };
         let claims = signer::verify(assertion, key, *algorithm)

@@ -15,10 +15,11 @@ use futures_util::stream;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 
-use super::Inner;
 use super::fault::Fault;
 use super::line::{Cut, CuttableListener};
-use super::token::{Refusal, Rotation};
+use super::refusal::Refusal;
+use super::shared::Inner;
+use super::token::Rotation;
 
 type Shared = State<Arc<Inner>>;
 type Parameters = BTreeMap<String, String>;
@@ -50,7 +51,11 @@ async fn token(
         let mut state = inner.state();
         state.stats.token_requests += 1;
         state.last_form.clone_from(&form);
-        state.faults.pop_front()
+        if form.get("grant_type").is_some_and(|kind| kind == "refresh_token") {
+            state.last_refresh.clone_from(&form);
+        }
+        let for_this_kind = state.watch.meet(&form);
+        for_this_kind.or_else(|| state.faults.pop_front())
     };
     let stop = inner.stop.clone();
     let request = Request { inner, form, authorization: authorization(&headers), line: line.clone() };
@@ -136,7 +141,7 @@ impl Request {
                 whole(answer)
             }
             Fault::Redirect => {
-                let elsewhere = format!("{}/elsewhere", self.inner.issuer);
+                let elsewhere = format!("{}/elsewhere", self.inner.base);
                 (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, elsewhere)]).into_response()
             }
         }
@@ -201,12 +206,12 @@ async fn jwks(State(inner): Shared) -> Response {
 }
 
 async fn discovery(State(inner): Shared) -> axum::Json<Value> {
-    let issuer = &inner.issuer;
+    let base = &inner.base;
     axum::Json(json!({
-        "issuer": issuer,
-        "token_endpoint": format!("{issuer}/token"),
-        "revocation_endpoint": format!("{issuer}/revoke"),
-        "jwks_uri": format!("{issuer}/jwks"),
+        "issuer": inner.issuer,
+        "token_endpoint": format!("{base}/token"),
+        "revocation_endpoint": format!("{base}/revoke"),
+        "jwks_uri": format!("{base}/jwks"),
         "grant_types_supported": ["refresh_token", "urn:ietf:params:oauth:grant-type:jwt-bearer"],
         "response_types_supported": ["code"],
         "subject_types_supported": ["public"],

@@ -11,6 +11,10 @@ use crate::domain::profile::Reuse;
 /// Set-up of a development provider.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The issuer, where it is not the provider's own address.
+    pub issuer: Option<String>,
+    /// The private key it signs with at first (PEM), where it is not a new one.
+    pub signing_key_pem: Option<SigningKeyPem>,
     /// The clients it knows, by `client_id`.
     pub clients: Vec<(String, DevClientAuth)>,
     /// The `tid` of its users.
@@ -25,6 +29,9 @@ pub struct Options {
     pub refresh_token_bytes: usize,
     /// What it does with an old refresh token.
     pub reuse: Reuse,
+    /// Scopes that every user has agreed to. An answer names those of its
+    /// resource beside what was asked for, as Entra's do.
+    pub consented: Vec<String>,
     /// Whether one refresh token gives access tokens for any resource.
     pub multi_resource: bool,
     /// How long past its `exp` a `client_assertion` is accepted.
@@ -38,6 +45,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            issuer: None,
+            signing_key_pem: None,
             clients: vec![("vault".to_owned(), DevClientAuth::Secret("development-secret".to_owned()))],
             tenant: "contoso".to_owned(),
             api_audience: "api://vault".to_owned(),
@@ -45,10 +54,21 @@ impl Default for Options {
             access_token: AccessTokenForm::Jwt,
             refresh_token_bytes: 1024,
             reuse: Reuse::Strict,
+            consented: Vec::new(),
             multi_resource: true,
             assertion_tolerance: Duration::from_secs(15),
             client_jti_check: true,
         }
+    }
+}
+
+/// A private signing key of a development provider, PEM.
+#[derive(Clone)]
+pub struct SigningKeyPem(pub String);
+
+impl fmt::Debug for SigningKeyPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKeyPem(redacted)")
     }
 }
 

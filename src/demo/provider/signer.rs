@@ -19,7 +19,15 @@ pub(super) struct Signer {
 impl Signer {
     /// A new P-256 key.
     pub(super) fn generate() -> Result<Self, String> {
-        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| e.to_string())?;
+        Self::of(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| e.to_string())?)
+    }
+
+    /// The P-256 key of this PEM.
+    pub(super) fn from_pem(pem: &str) -> Result<Self, String> {
+        Self::of(&KeyPair::from_pem(pem).map_err(|e| e.to_string())?)
+    }
+
+    fn of(pair: &KeyPair) -> Result<Self, String> {
         // An uncompressed point (SEC 1 section 2.3.3): 4, then both coordinates.
         let point = pair.der_bytes();
         let (Some(x), Some(y)) = (point.get(1..33), point.get(33..65)) else {

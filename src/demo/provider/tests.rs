@@ -88,6 +88,64 @@ async fn on_behalf_of_gives_a_refresh_token_and_names_the_user() {
 }
 
 #[tokio::test]
+async fn a_fault_for_some_requests_leaves_the_others_and_the_queue_alone() {
+    let provider = start(Options::default()).await;
+    let files = || [("resource", "https://files.example"), ("scope", "a b")];
+    let kinds = [
+        (
+            Matching { resource: Some("https://files.example".into()), ..Matching::default() },
+            files().to_vec(),
+        ),
+        (Matching { scope: Some("b".into()), ..Matching::default() }, files().to_vec()),
+        (Matching { claims: true, ..Matching::default() }, vec![("claims", "{}")]),
+    ];
+    for (matching, fields) in kinds {
+        let token = provider.mint_refresh_token("vault", "ada", &[SCOPE]);
+        let (seen, all) = (provider.count_when(matching.clone()), provider.count_when(Matching::default()));
+        provider.script(Fault::error(503, "temporarily_unavailable"), 1);
+        provider.fault_when(matching.clone(), Fault::error(400, "invalid_target"), 2);
+        let with_fields = async || refresh_with(&provider, &token, &fields).await;
+        assert_eq!(with_fields().await.error(), "invalid_target", "{matching:?}");
+        let near_miss = [("resource", "https://files.example/2"), ("scope", "ab bc")];
+        assert_eq!(refresh_with(&provider, &token, &near_miss).await.error(), "temporarily_unavailable");
+        assert_eq!(with_fields().await.error(), "invalid_target", "{matching:?}");
+        assert_eq!(with_fields().await.status, 200, "{matching:?}");
+        assert_eq!((seen.count(), all.count()), (3, 4), "{matching:?}");
+
+        provider.fault_when(matching, Fault::EmptyBody400, usize::MAX);
+        for _ in 0..3 {
+            assert_eq!(with_fields().await.status, 400);
+        }
+        provider.clear_script();
+    }
+    assert_eq!(provider.stats().reuse_detected, 0);
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_shown_without_what_proves_something() {
+    let provider = start(Options::default()).await;
+    let token = provider.mint_refresh_token("vault", "ada", &[SCOPE]);
+    refresh_with(&provider, &token, &[("scope", "a b"), ("claims", "{}")]).await;
+    on_behalf_of(&provider, &provider.user_token("ada", "api://vault"), SCOPE).await;
+    let asked = [("grant_type", "refresh_token"), ("client_id", "vault"), ("scope", "a b"), ("claims", "{}")];
+    assert_eq!(
+        provider.last_refresh(),
+        asked.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    );
+}
+
+#[tokio::test]
+async fn all_that_a_user_agreed_to_at_a_resource_may_be_in_the_answer() {
+    let consented = ["https://graph.example/files.all", "https://other.example/x"].map(str::to_owned);
+    let provider = start(Options { consented: consented.to_vec(), ..Options::default() }).await;
+    let token = provider.mint_refresh_token("vault", "ada", &[SCOPE]);
+    let answer = refresh_with(&provider, &token, &[("scope", SCOPE)]).await;
+    assert_eq!(answer.json()["scope"], format!("https://graph.example/files.all {SCOPE}"));
+    let access = unverified(answer.json()["access_token"].as_str().unwrap());
+    assert_eq!(access["scp"], answer.json()["scope"]);
+}
+
+#[tokio::test]
 async fn a_user_of_another_tenant_stays_one() {
     let provider = start(Options::default()).await;
     let claims = UserClaims { tenant: Some("fabrikam".into()), ..UserClaims::default() };
@@ -403,7 +461,11 @@ async fn start(options: Options) -> DevProvider {
 }
 
 async fn refresh(provider: &DevProvider, token: &str) -> Answer {
-    let form = vec![("grant_type", "refresh_token"), ("refresh_token", token)];
+    refresh_with(provider, token, &[]).await
+}
+
+async fn refresh_with(provider: &DevProvider, token: &str, fields: &[(&str, &str)]) -> Answer {
+    let form = [&[("grant_type", "refresh_token"), ("refresh_token", token)], fields].concat();
     post(provider, "/token", with_secret(form)).await
 }
 

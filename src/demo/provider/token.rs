@@ -5,16 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::Inner;
 use super::client::audience_is;
 use super::families::Refused;
 use super::options::AccessTokenForm;
+use super::refusal::Refusal;
+use super::shared::Inner;
 
 const ON_BEHALF_OF: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-
-/// What the provider hands back to a user who has to show a second factor.
-const SECOND_FACTOR_CLAIMS: &str =
-    r#"{"access_token":{"acrs":{"essential":true,"values":["second-factor"]}}}"#;
 
 /// Whether a redeemed refresh token is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,43 +20,6 @@ pub(super) enum Rotation {
     Always,
     /// Not this time: the old one stays current.
     Never,
-}
-
-/// An OAuth error (RFC 6749 section 5.2, with the additions of Entra).
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) status: u16,
-    pub(super) error: &'static str,
-    pub(super) description: &'static str,
-    pub(super) suberror: Option<&'static str>,
-    pub(super) claims: Option<&'static str>,
-}
-
-impl Refusal {
-    pub(super) fn new(status: u16, error: &'static str, description: &'static str) -> Self {
-        Self { status, error, description, suberror: None, claims: None }
-    }
-
-    fn second_factor() -> Self {
-        Self {
-            suberror: Some("basic_action"),
-            claims: Some(SECOND_FACTOR_CLAIMS),
-            ..Self::new(400, "interaction_required", "the user must show a second factor")
-        }
-    }
-
-    pub(super) fn to_json(&self) -> Map<String, Value> {
-        let mut body = Map::new();
-        body.insert("error".to_owned(), self.error.into());
-        body.insert("error_description".to_owned(), self.description.into());
-        if let Some(suberror) = self.suberror {
-            body.insert("suberror".to_owned(), suberror.into());
-        }
-        if let Some(claims) = self.claims {
-            body.insert("claims".to_owned(), claims.into());
-        }
-        body
-    }
 }
 
 impl Inner {
@@ -208,11 +168,14 @@ impl Inner {
         handle: Option<&str>,
     ) -> Map<String, Value> {
         let lifetime = self.options.access_token_lifetime.as_secs();
-        let scope = scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+        let audience = resource.cloned().unwrap_or_else(|| resource_of(scopes));
+        let consented = self.options.consented.iter();
+        let consented = consented.filter(|scope| resource_named_by(scope).unwrap_or(NO_RESOURCE) == audience);
+        let scopes: BTreeSet<&String> = scopes.iter().chain(consented).collect();
+        let scope = scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ");
         let mut body = Map::new();
         body.insert("token_type".to_owned(), "Bearer".into());
         body.insert("expires_in".to_owned(), lifetime.into());
-        let audience = resource.cloned().unwrap_or_else(|| resource_of(scopes));
         body.insert("access_token".to_owned(), self.access_token(client, user, &scope, &audience).into());
         body.insert("scope".to_owned(), scope.into());
         if let Some(handle) = handle {
@@ -265,8 +228,14 @@ fn rights(scopes: &BTreeSet<String>) -> BTreeSet<String> {
     scopes.iter().filter(|s| !protocol.contains(&s.as_str())).cloned().collect()
 }
 
+/// The resource of scopes that name none.
+const NO_RESOURCE: &str = "https://resource.example";
+
 /// The resource that scopes such as `https://graph.example/mail.read` name.
 fn resource_of(scopes: &BTreeSet<String>) -> String {
-    let qualified = scopes.iter().find_map(|s| s.contains("://").then(|| s.rsplit_once('/')).flatten());
-    qualified.map_or_else(|| "https://resource.example".to_owned(), |(resource, _)| resource.to_owned())
+    scopes.iter().find_map(|scope| resource_named_by(scope)).unwrap_or(NO_RESOURCE).to_owned()
+}
+
+fn resource_named_by(scope: &str) -> Option<&str> {
+    scope.contains("://").then(|| scope.rsplit_once('/')).flatten().map(|(resource, _)| resource)
 }

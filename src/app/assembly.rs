@@ -1,0 +1,218 @@
+//! The vault's parts put together over its stores.
+
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::audit::AuditLog;
+use crate::authz::Authorizer;
+use crate::clock::SharedClock;
+use crate::config::{self, Config};
+use crate::domain::grant::Owner;
+use crate::entropy::{self, Entropy};
+use crate::grant::GrantService;
+use crate::grpc::{Services, page::Pages};
+use crate::keyring::Keyring;
+use crate::metrics::Counters;
+use crate::pipeline::Pipeline;
+use crate::redeem::{self, Redeemer};
+use crate::rotation::{self, RotationService};
+use crate::store::sqlite::{SqliteKeyStore, SqliteStore};
+use crate::store::{KeyStore, Store};
+use crate::tenant::TenantService;
+use crate::token::TokenService;
+
+use super::foundations::Foundations;
+use super::upkeep::Upkeep;
+use super::{Ambient, StartError, because};
+
+/// Where a vault keeps what it keeps.
+pub struct Stores {
+    /// Tenants, grants, attempts, rotation runs.
+    pub tokens: Arc<dyn Store>,
+    /// Wrapped tenant keys.
+    pub keys: Arc<dyn KeyStore>,
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores").finish_non_exhaustive()
+    }
+}
+
+impl Stores {
+    /// The two files of the configuration.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be opened, or that another process has.
+    pub fn open(settings: &config::Store) -> Result<Self, StartError> {
+        let keys = SqliteKeyStore::open(&settings.key_path).map_err(because("opening the key store"))?;
+        let tokens = SqliteStore::open(&settings.path).map_err(because("opening the token store"))?;
+        Ok(Self { tokens: Arc::new(tokens), keys: Arc::new(keys) })
+    }
+}
+
+/// A vault without its sockets.
+pub(super) struct Assembly {
+    pub(super) redeemer: Arc<Redeemer>,
+    pub(super) services: Services,
+    pub(super) metrics: Arc<Counters>,
+    deployment: Uuid,
+    store: Arc<dyn Store>,
+    audit: Arc<AuditLog>,
+    clock: SharedClock,
+}
+
+impl Assembly {
+    pub(super) async fn put_together(
+        config: &Config,
+        ambient: &Ambient,
+        foundations: Foundations,
+        stores: Stores,
+    ) -> Result<Self, StartError> {
+        let Foundations { security: _, authorizer, idp, audit, root } = foundations;
+        let Stores { tokens: store, keys } = stores;
+        let Ambient { clock, entropy } = ambient.clone();
+        let metrics = Arc::new(Counters::new());
+        let keyring = Arc::new(Keyring::new(
+            Arc::new(root),
+            keys,
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            Default::default(),
+        ));
+        let deployment = deployment(&*store, &*entropy).await?;
+
+        let redeemer = Arc::new(Redeemer::new(redeem::Parts {
+            store: Arc::clone(&store),
+            keyring: Arc::clone(&keyring),
+            idp: Arc::clone(&idp),
+            audit: Arc::clone(&audit),
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            metrics: Arc::clone(&metrics),
+            deployment,
+            owner: Owner(entropy::uuid(&*entropy).map_err(because("starting"))?),
+            settings: redeem_settings(&config.cache, config.imports, &config.rotation),
+        }));
+        let services = Services {
+            token: TokenService::new(
+                Arc::clone(&redeemer),
+                authorizer,
+                Arc::clone(&idp),
+                config.cache.min_remaining,
+            ),
+            grant: GrantService::new(Arc::clone(&redeemer), Arc::clone(&store), Arc::clone(&idp)),
+            tenant: TenantService::new(
+                Arc::clone(&redeemer),
+                Arc::clone(&store),
+                Arc::clone(&keyring),
+                Arc::clone(&audit),
+                Arc::clone(&clock),
+                config.tenants.purge_protection,
+            ),
+            rotation: RotationService::new(rotation::Parts {
+                redeemer: Arc::clone(&redeemer),
+                store: Arc::clone(&store),
+                keyring,
+                idp,
+                audit: Arc::clone(&audit),
+                clock: Arc::clone(&clock),
+                entropy,
+                metrics: Arc::clone(&metrics),
+                settings: rotation_settings(&config.rotation),
+            }),
+        };
+        Ok(Self { redeemer, services, metrics, deployment, store, audit, clock })
+    }
+
+    /// Finishes what a crash left between two stores and on the way to providers.
+    pub(super) async fn recover(&self) -> Result<(), StartError> {
+        let tenants = &self.services.tenant;
+        tenants.reconcile().await.map_err(because("looking at the tenants' keys"))?;
+        let recovered = self.redeemer.recover().await.map_err(because("recovering"))?;
+        if recovered != redeem::recovery::Recovered::default() {
+            tracing::warn!(
+                finished = recovered.finished,
+                in_doubt = recovered.in_doubt,
+                abandoned = recovered.abandoned,
+                "recovered what an earlier process left behind"
+            );
+        }
+        // One that cannot be finished now is tried again while serving; its tenant
+        // is out of service since its tombstone.
+        if let Err(failure) = tenants.purge_due().await {
+            tracing::error!(%failure, "a purge is not finished yet");
+        }
+        Ok(())
+    }
+
+    /// So that an alert on their age does not fire for want of a first value.
+    pub(super) async fn first_signs_of_life(&self) -> Result<(), StartError> {
+        let newest_run = self.services.rotation.newest().await;
+        let newest_run = newest_run.map_err(because("reading the newest rotation"))?;
+        if let Some(ended_at) = newest_run.and_then(|run| run.ended_at) {
+            self.metrics.rotation_succeeded(ended_at);
+        }
+        self.metrics.scheduler_tick(self.clock.now());
+        Ok(())
+    }
+
+    /// What every call goes through.
+    pub(super) fn pipeline(
+        &self,
+        authorizer: Arc<Authorizer>,
+        ambient: &Ambient,
+    ) -> Result<Arc<Pipeline>, StartError> {
+        let run = entropy::bytes::<4>(&*ambient.entropy).map_err(because("starting"))?;
+        let run = run.iter().map(|b| format!("{b:02x}")).collect();
+        let (audit, metrics) = (Arc::clone(&self.audit), Arc::clone(&self.metrics));
+        Ok(Arc::new(Pipeline::new(authorizer, audit, metrics, run)))
+    }
+
+    /// Page tokens, the same for every process of the deployment.
+    pub(super) fn pages(&self) -> Pages {
+        Pages::new(*self.deployment.as_bytes())
+    }
+
+    pub(super) fn upkeep(&self) -> Upkeep {
+        Upkeep {
+            redeemer: Arc::clone(&self.redeemer),
+            tenants: self.services.tenant.clone(),
+            store: Arc::clone(&self.store),
+            audit: Arc::clone(&self.audit),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+}
+
+/// Which deployment the store belongs to; a new one where it belonged to none.
+async fn deployment(store: &dyn Store, entropy: &dyn Entropy) -> Result<Uuid, StartError> {
+    let candidate = entropy::uuid(entropy).map_err(because("starting"))?;
+    store.deployment(candidate).await.map_err(because("reading the deployment's identity"))
+}
+
+fn rotation_settings(rotation: &config::Rotation) -> rotation::Settings {
+    rotation::Settings { key_max_age: rotation.key_max_age, batch_size: rotation.batch_size }
+}
+
+fn redeem_settings(
+    cache: &config::Cache,
+    imports: config::Imports,
+    rotation: &config::Rotation,
+) -> redeem::Settings {
+    redeem::Settings {
+        cache: redeem::cache::Limits {
+            max_tokens: cache.max_tokens,
+            max_bytes: cache.max_bytes,
+            negative: cache.negative,
+            max_negative: cache.max_negative,
+        },
+        refresh_every: rotation.refresh_every,
+        refresh_before_idle: rotation.refresh_before_idle,
+        refresh_jitter: rotation.jitter,
+        hold_imports: imports.hold,
+    }
+}
