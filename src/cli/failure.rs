@@ -109,17 +109,6 @@ impl CliFailure {
     }
 }
 
-/// An error with what led to it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
-}
-
 fn span(delay: Duration) -> String {
     if delay < Duration::from_secs(1) {
         format!("{} ms", delay.as_millis())

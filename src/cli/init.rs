@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::domain::chain::error_chain;
 use crate::keyring::FileRootKey;
 
 use super::Exit;
-use super::failure::{CliFailure, chain};
+use super::failure::CliFailure;
 use super::output::{Record, Shown};
 
 const CONFIGURATION: &str = include_str!("../../deploy/obo-vault.minimal.toml");
@@ -39,7 +40,7 @@ impl Init {
 }
 
 fn create_root_key(path: &Path) -> Result<(), CliFailure> {
-    FileRootKey::create(path).map_err(|e| CliFailure::new(Exit::Unexpected, chain(&e)))
+    FileRootKey::create(path).map_err(|e| CliFailure::new(Exit::Unexpected, error_chain(&e)))
 }
 
 fn make_directory(path: &Path) -> Result<(), CliFailure> {
