@@ -13,6 +13,7 @@
 //! - `wire`: the request: its fields, their order, the claims;
 //! - `proof`: how a client proves itself;
 //! - `send`: one POST and no more; `gate`: the last look before its first byte;
+//! - `body`, `coding`: what of an answer arrived, and what it reads as;
 //! - `answer`: the raw answer, and reading tokens out of it;
 //! - `classify`: what an answer proves;
 //! - `keys`: the provider's published keys;
@@ -20,7 +21,9 @@
 
 mod answer;
 mod assertion;
+mod body;
 mod classify;
+mod coding;
 mod gate;
 mod keys;
 mod proof;
@@ -41,7 +44,7 @@ use crate::domain::profile::Profile;
 use crate::entropy::{self, SharedEntropy};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
 
-pub use answer::{RawAnswer, TokenAnswer};
+pub use answer::{MOST_ANSWER_BYTES, RawAnswer, TokenAnswer};
 pub use assertion::{AssertionError, IdentityError, VerifiedUser};
 pub use classify::{Refusal, RefusalKind, Verdict, classify};
 pub use proof::Proof;

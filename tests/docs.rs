@@ -12,7 +12,7 @@ use std::time::Duration;
 use obo_vault::domain::profile::Profile;
 use obo_vault::domain::reason::Reason;
 use obo_vault::grpc::status;
-use obo_vault::idp::{RawAnswer, RefusalKind, Verdict, classify};
+use obo_vault::idp::{MOST_ANSWER_BYTES, RawAnswer, RefusalKind, Verdict, classify};
 use obo_vault::metrics::Counters;
 use obo_vault::redeem::step;
 
@@ -154,7 +154,9 @@ fn the_bounds_are_those_of_the_protocol() {
         ("BACK_OFF", step::BACK_OFF),
     ];
     let in_force = in_force.map(|(name, span)| (name.to_owned(), format!("{} s", span.as_secs())));
-    assert_eq!(documented, BTreeMap::from(in_force));
+    let answer = ("MOST_ANSWER_BYTES".to_owned(), format!("{} MiB", MOST_ANSWER_BYTES / (1024 * 1024)));
+    assert!(MOST_ANSWER_BYTES.is_multiple_of(1024 * 1024));
+    assert_eq!(documented, in_force.into_iter().chain([answer]).collect());
 }
 
 #[test]

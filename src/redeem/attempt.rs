@@ -221,7 +221,7 @@ impl Redeemer {
     async fn landed(&self, flying: &Flying, sent: SendOutcome) -> Result<Arc<IssuedToken>, Failure> {
         let id = flying.attempt.id;
         match sent {
-            SendOutcome::NotSent { detail } => {
+            SendOutcome::NotSent { detail, .. } => {
                 self.apply(flying, &Event::Unsent(id)).await;
                 Err(Failure::new(Reason::ProviderUnavailable, detail).retry_after(step::BACK_OFF))
             }

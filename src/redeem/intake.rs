@@ -159,7 +159,7 @@ impl Redeemer {
                 // No delay: to try the same token again may cost the user's consent.
                 return Err(Failure::new(Reason::GrantInDoubt, detail));
             }
-            SendOutcome::NotSent { detail } | SendOutcome::Interrupted { detail } => {
+            SendOutcome::NotSent { detail, .. } | SendOutcome::Interrupted { detail } => {
                 self.abandon(intake).await;
                 return Err(Failure::new(Reason::ProviderUnavailable, detail).retry_after(step::BACK_OFF));
             }
