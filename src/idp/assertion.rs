@@ -14,8 +14,8 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::Provider;
 use super::answer::TokenAnswer;
+use super::provider::Provider;
 use super::spec::TenantRule;
 use crate::clock::Timestamp;
 use crate::domain::id::{SubjectId, TenantId};
