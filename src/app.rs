@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{self, Config};
-use crate::domain::failure::chain;
+use crate::domain::chain::error_chain;
 use crate::entropy::{OsEntropy, SharedEntropy};
 use crate::grpc::{self, Services, listen, page::Pages};
 use crate::metrics::Counters;
@@ -61,9 +61,9 @@ fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> StartError {
 }
 
 /// The same for an error with its causes.
-fn because<E: std::error::Error>(doing: impl Into<String>) -> impl FnOnce(E) -> StartError {
+fn because<E: std::error::Error + 'static>(doing: impl Into<String>) -> impl FnOnce(E) -> StartError {
     let doing = doing.into();
-    move |error| StartError { doing, why: chain(&error) }
+    move |error| StartError { doing, why: error_chain(&error) }
 }
 
 /// What a vault takes from its surroundings; tests and the demonstration put

@@ -9,7 +9,7 @@ use prost::Message as _;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tonic_types::pb;
 
-use crate::domain::failure::chain;
+use crate::domain::chain::error_chain;
 use crate::proto::InteractionRequired;
 use crate::proto::grant_service_client::GrantServiceClient;
 use crate::proto::rotation_service_client::RotationServiceClient;
@@ -75,7 +75,8 @@ impl Client {
     /// A bad address, an unreadable file, or no connection within 10 seconds.
     pub async fn connect(address: &Address) -> Result<Self, ConnectError> {
         // tonic's own text is "transport error"; what happened is in its causes.
-        let channel = endpoint(address)?.connect().await.map_err(|e| ConnectError::Unreachable(chain(&e)))?;
+        let channel =
+            endpoint(address)?.connect().await.map_err(|e| ConnectError::Unreachable(error_chain(&e)))?;
         Ok(Self::over(channel))
     }
 
@@ -111,11 +112,11 @@ fn endpoint(address: &Address) -> Result<Endpoint, ConnectError> {
     let endpoint = Endpoint::from(uri.clone())
         .connect_timeout(Duration::from_secs(10))
         .user_agent(concat!("obo-vault/", env!("CARGO_PKG_VERSION")))
-        .map_err(|e| refuse(&chain(&e)))?;
+        .map_err(|e| refuse(&error_chain(&e)))?;
     match uri.scheme_str() {
         Some("https") => endpoint
             .tls_config(tls(address)?)
-            .map_err(|e| ConnectError::Address(format!("certificates or key: {}", chain(&e)))),
+            .map_err(|e| ConnectError::Address(format!("certificates or key: {}", error_chain(&e)))),
         Some("http") if is_loopback(host) => Ok(endpoint),
         Some("http") => Err(refuse("plain text is allowed to a loopback host only; use https")),
         _ => Err(refuse("must begin with https://")),

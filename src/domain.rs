@@ -15,9 +15,11 @@
 //! - [`rotation`]: a run of the rotation job;
 //! - [`action`]: what a caller may ask for;
 //! - [`reason`]: why something was refused, in stable words;
-//! - [`failure`]: a refused or failed operation, on its way to the caller.
+//! - [`failure`]: a refused or failed operation, on its way to the caller;
+//! - [`chain`]: an error with what led to it.
 
 pub mod action;
+pub mod chain;
 pub mod claims;
 pub mod failure;
 pub mod grant;

@@ -13,17 +13,21 @@
 //! - `wire`: the request: its fields, their order, the claims;
 //! - `proof`: how a client proves itself;
 //! - `send`: one POST and no more; `gate`: the last look before its first byte;
+//! - `body`, `coding`: what of an answer arrived, and what it reads as;
 //! - `answer`: the raw answer, and reading tokens out of it;
 //! - `classify`: what an answer proves;
-//! - `keys`: the provider's published keys;
+//! - `keys`: the provider's published keys; `provider`: what its clients share;
 //! - `assertion`: whose token is this.
 
 mod answer;
 mod assertion;
+mod body;
 mod classify;
+mod coding;
 mod gate;
 mod keys;
 mod proof;
+mod provider;
 mod send;
 mod spec;
 #[cfg(test)]
@@ -41,16 +45,17 @@ use crate::domain::profile::Profile;
 use crate::entropy::{self, SharedEntropy};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
 
-pub use answer::{RawAnswer, TokenAnswer};
+pub use answer::{MOST_ANSWER_BYTES, RawAnswer, TokenAnswer};
 pub use assertion::{AssertionError, IdentityError, VerifiedUser};
 pub use classify::{Refusal, RefusalKind, Verdict, classify};
-pub use proof::Proof;
+pub use proof::{PrepareError, Proof};
 pub use send::SendOutcome;
 pub use spec::{Budget, ClientAuth, ClientSpec, IdpConfigError, ProviderSpec, SigningAlg, TenantRule};
-pub use wire::{Exchange, PrepareError, Prepared};
+pub use wire::{Exchange, Prepared};
 
 use keys::PublishedKeys;
 use proof::Credentials;
+use provider::Provider;
 use send::Http;
 
 /// How long a revocation may take; it is a courtesy and never blocks a purge.
@@ -138,23 +143,6 @@ pub struct Client {
     entropy: SharedEntropy,
 }
 
-/// A provider with its connection and its keys; shared by its clients.
-struct Provider {
-    spec: ProviderSpec,
-    /// The issuer as configured, its placeholder in it.
-    issuer: Issuer,
-    http: Http,
-    keys: PublishedKeys,
-}
-
-impl Provider {
-    /// Who issues the tenant's tokens. The start tried the longest tenant's
-    /// name, so it is lawful for all; what else stands here no token has.
-    fn issuer(&self, tenant: &TenantId) -> Issuer {
-        Issuer::new(&spec::fill(self.issuer.as_str(), tenant)).unwrap_or_else(|_| self.issuer.clone())
-    }
-}
-
 impl Client {
     /// Its name in the configuration.
     #[must_use]
@@ -184,13 +172,6 @@ impl Client {
     #[must_use]
     pub fn issuer(&self, tenant: &TenantId) -> Issuer {
         self.provider.issuer(tenant)
-    }
-
-    /// Whether a request of this client stops being valid at the provider by
-    /// itself, so that a late one does no harm.
-    #[must_use]
-    pub fn fences(&self) -> bool {
-        self.credentials.fences()
     }
 
     /// When the provider stops accepting a request that may be sent until

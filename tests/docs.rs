@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use obo_vault::domain::profile::Profile;
+use obo_vault::domain::protocol::bounds;
 use obo_vault::domain::reason::Reason;
 use obo_vault::grpc::status;
-use obo_vault::idp::{RawAnswer, RefusalKind, Verdict, classify};
+use obo_vault::idp::{MOST_ANSWER_BYTES, RawAnswer, RefusalKind, Verdict, classify};
 use obo_vault::metrics::Counters;
-use obo_vault::redeem::step;
 
 #[path = "support/markdown.rs"]
 mod markdown;
@@ -148,13 +148,15 @@ fn the_bounds_are_those_of_the_protocol() {
     let documented: BTreeMap<_, _> =
         rows.iter().map(|row| (code_spans(&row[0]).remove(0), row[1].clone())).collect();
     let in_force = [
-        ("HARD_LIMIT", step::HARD_LIMIT),
-        ("SEND_WITHIN", step::SEND_WITHIN),
-        ("PROBE_MARGIN", step::PROBE_MARGIN),
-        ("BACK_OFF", step::BACK_OFF),
+        ("HARD_LIMIT", bounds::HARD_LIMIT),
+        ("SEND_WITHIN", bounds::SEND_WITHIN),
+        ("PROBE_MARGIN", bounds::PROBE_MARGIN),
+        ("BACK_OFF", bounds::BACK_OFF),
     ];
     let in_force = in_force.map(|(name, span)| (name.to_owned(), format!("{} s", span.as_secs())));
-    assert_eq!(documented, BTreeMap::from(in_force));
+    let answer = ("MOST_ANSWER_BYTES".to_owned(), format!("{} MiB", MOST_ANSWER_BYTES / (1024 * 1024)));
+    assert!(MOST_ANSWER_BYTES.is_multiple_of(1024 * 1024));
+    assert_eq!(documented, in_force.into_iter().chain([answer]).collect());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use obo_vault::clock::Timestamp;
 use obo_vault::domain::grant::{Generation, GrantKey};
-use obo_vault::domain::id::{ClientId, SubjectId, TenantId};
+use obo_vault::domain::id::{CallerId, ClientId, SubjectId, TenantId};
 use obo_vault::domain::scope::{ScopeSet, Target};
 use obo_vault::redeem::cache::{IssuedToken, Limits, TokenCache};
 use obo_vault::secret::AccessToken;
@@ -18,7 +18,7 @@ pub(crate) fn run(scale: Scale) {
     let limits = Limits::default();
     let cache = TokenCache::new(limits);
     let before = resident_bytes();
-    let now = Timestamp(0);
+    let (now, caller) = (Timestamp(0), CallerId::new("spiffe://acme/mail").unwrap());
     let (tenant, client) = (TenantId::new("contoso").unwrap(), ClientId::new("portal").unwrap());
     for n in 0..scale.remembered {
         let subject = SubjectId::new(&format!("8d2c51c6-0000-4000-8000-{n:012}")).unwrap();
@@ -34,7 +34,7 @@ pub(crate) fn run(scale: Scale) {
             generation: Generation(1),
             tenant_epoch: 1,
         };
-        cache.insert(&key, Target { scopes, ..Target::default() }, Arc::new(token), now);
+        cache.insert(&key, Target { scopes, ..Target::default() }, &caller, Arc::new(token), now);
     }
     let counted = cache.bytes();
     assert!(counted <= limits.max_bytes, "the memory is larger than configured");

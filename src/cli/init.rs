@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::domain::failure::chain;
+use crate::domain::chain::error_chain;
 use crate::keyring::FileRootKey;
 
 use super::Exit;
@@ -40,7 +40,7 @@ impl Init {
 }
 
 fn create_root_key(path: &Path) -> Result<(), CliFailure> {
-    FileRootKey::create(path).map_err(|e| CliFailure::new(Exit::Unexpected, chain(&e)))
+    FileRootKey::create(path).map_err(|e| CliFailure::new(Exit::Unexpected, error_chain(&e)))
 }
 
 fn make_directory(path: &Path) -> Result<(), CliFailure> {

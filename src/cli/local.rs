@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::config::{Log, LogFormat};
 #[cfg(feature = "demo")]
 use crate::demo::story;
-use crate::domain::failure::chain;
+use crate::domain::chain::error_chain;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
@@ -166,7 +166,7 @@ fn verify_audit(verify: &Verify) -> Result<Record, CliFailure> {
                     Exit::VerificationFailed
                 }
             };
-            Err(CliFailure::new(exit, format!("{}: {}", verify.file.display(), chain(&error))))
+            Err(CliFailure::new(exit, format!("{}: {}", verify.file.display(), error_chain(&error))))
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::chain::error_chain;
 use super::reason::Reason;
 use super::scope::Claims;
 
@@ -76,8 +77,8 @@ impl Failure {
 
     /// A failure whose detail is an error's text and that of all its causes.
     #[must_use]
-    pub fn because(reason: Reason, error: &dyn std::error::Error) -> Self {
-        Self::new(reason, chain(error))
+    pub fn because(reason: Reason, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(reason, error_chain(error))
     }
 
     /// Says when a retry can succeed.
@@ -133,22 +134,6 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-/// An error's text and that of all its causes, for the log. What a text already
-/// ends with is not said twice.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
-}
 
 #[cfg(test)]
 mod tests {

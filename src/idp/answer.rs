@@ -21,14 +21,34 @@ const VERSION: u8 = 1;
 /// Version, status, and Retry-After in seconds and one, zero for none.
 const HEAD_BYTES: usize = 1 + 2 + 4;
 
-/// Longest life of an access token that is believed.
-const LONGEST_LIFE_SECONDS: f64 = 366.0 * 86_400.0;
+/// Most bytes of an answer, decoded, that the vault reads.
+pub const MOST_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// Longest `expires_in` that is read as it stands; a longer one is cut to it.
+const LONGEST_EXPIRES_IN_SECONDS: f64 = 366.0 * 86_400.0;
+
+/// The fields of an answer that are kept on disk: all that is read of it, but
+/// the access token. What is not listed may hold anything, another access
+/// token included.
+const KEPT_FIELDS: [&str; 10] = [
+    "claims",
+    "correlation_id",
+    "error",
+    "error_codes",
+    "id_token",
+    "refresh_token",
+    "scope",
+    "suberror",
+    "token_type",
+    "trace_id",
+];
 
 /// An answer as it came, not yet read.
 pub struct RawAnswer {
     status: u16,
     retry_after: Option<Duration>,
     body: Zeroizing<Vec<u8>>,
+    torn: bool,
 }
 
 impl RawAnswer {
@@ -40,7 +60,13 @@ impl RawAnswer {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             Duration::from_secs(seconds.min(u64::from(u32::MAX - 1)))
         });
-        Self { status, retry_after, body: body.into() }
+        Self { status, retry_after, body: body.into(), torn: false }
+    }
+
+    /// An answer of which not all has arrived.
+    #[must_use]
+    pub fn torn(status: u16, retry_after: Option<Duration>, body: impl Into<Zeroizing<Vec<u8>>>) -> Self {
+        Self { torn: true, ..Self::new(status, retry_after, body) }
     }
 
     /// The HTTP status.
@@ -77,25 +103,64 @@ impl RawAnswer {
             status: u16::from_be_bytes([s0, s1]),
             retry_after: wait.checked_sub(1).map(|seconds| Duration::from_secs(seconds.into())),
             body: Zeroizing::new(body.to_vec()),
+            torn: false,
         })
     }
 
-    /// The answer as it may be kept on disk, sealed: its text as it came, but
-    /// with "-" for the access token, which never goes there (invariant 1).
-    /// An answer that is no JSON object has no access token to find.
+    /// The answer as it may be kept on disk, sealed: a JSON object of the
+    /// fields that are read of it, with "-" for the access token, which never
+    /// goes there (invariant 1). In an answer that breaks off an access token
+    /// cannot be told from the rest, so of that one the refresh token alone is
+    /// kept.
     #[must_use]
     pub fn without_access_token(&self) -> Self {
-        // What is read of the answer is its text, also where bytes of it are none.
         let text = self.text();
-        let mut body = Zeroizing::new(text.as_bytes().to_vec());
-        for raw in Fields::read(&text).all("access_token").map(RawValue::get) {
-            let start = raw.as_ptr().addr() - text.as_ptr().addr();
-            if let Some(place) = body.get_mut(start..start + raw.len()).filter(|p| p.len() >= 3) {
-                place.fill(b' ');
-                place[..3].copy_from_slice(br#""-""#);
+        let fields = Fields::read(&text);
+        let mut kept = Zeroizing::new(Vec::with_capacity(self.body.len() + HEAD_BYTES));
+        kept.push(b'{');
+        let mut keep = |name: &str, value: &str| {
+            if kept.len() > 1 {
+                kept.push(b',');
+            }
+            for part in ["\"", name, "\":", value] {
+                kept.extend_from_slice(part.as_bytes());
+            }
+        };
+        if self.is_torn_as(&fields) {
+            if let Some(token) = fields.last_text_as_it_came("refresh_token") {
+                keep("refresh_token", token);
+            }
+        } else {
+            for (name, value) in &fields.entries {
+                if name == "access_token" {
+                    keep(name, "\"-\"");
+                } else if KEPT_FIELDS.contains(&name.as_str()) {
+                    keep(name, value.get());
+                }
             }
         }
-        Self { status: self.status, retry_after: self.retry_after, body }
+        kept.push(b'}');
+        Self { status: self.status, retry_after: self.retry_after, body: kept, torn: false }
+    }
+
+    /// Whether part of the answer is missing: the transport said so, or an
+    /// answer of success is a JSON object without its end.
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.is_torn_as(&Fields::read(&self.text()))
+    }
+
+    fn is_torn_as(&self, fields: &Fields<'_>) -> bool {
+        self.torn || self.is_success() && fields.extent == Extent::Cut
+    }
+
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// Whether a refresh token stands whole in it.
+    pub(super) fn has_refresh_token(&self) -> bool {
+        Fields::read(&self.text()).text("refresh_token").is_some()
     }
 
     /// The body as text; bytes that are none are replaced, so that they spoil
@@ -111,8 +176,15 @@ impl fmt::Debug for RawAnswer {
             .field("status", &self.status)
             .field("retry_after", &self.retry_after)
             .field("body_bytes", &self.body.len())
+            .field("torn", &self.torn)
             .finish()
     }
+}
+
+/// Whether the bytes are one JSON object with its end, whatever follows it.
+pub(super) fn is_whole_object(bytes: &[u8]) -> bool {
+    let text = Zeroizing::new(String::from_utf8_lossy(bytes).into_owned());
+    Fields::read(&text).extent == Extent::Whole
 }
 
 /// The tokens of an answer, and what it says about them.
@@ -133,8 +205,24 @@ pub struct TokenAnswer {
 }
 
 impl TokenAnswer {
-    /// `None` when there is neither an access token nor a refresh token.
-    pub(super) fn read(fields: &Fields<'_>) -> Option<Self> {
+    /// `None` when there is neither an access token nor a refresh token. What
+    /// an answer that breaks off says of its access token may be missing, so
+    /// only what stands for itself is read of it.
+    pub(super) fn of(answer: &RawAnswer, fields: &Fields<'_>) -> Option<Self> {
+        if !answer.is_torn_as(fields) {
+            return Self::read(fields);
+        }
+        Some(Self {
+            refresh_token: Some(RefreshToken::new(fields.text("refresh_token")?)),
+            id_token: fields.text("id_token").map(UnverifiedIdToken::new),
+            access_token: None,
+            token_type: "Bearer".into(),
+            expires_in: None,
+            scopes: None,
+        })
+    }
+
+    fn read(fields: &Fields<'_>) -> Option<Self> {
         let answer = Self {
             access_token: fields.text("access_token").map(AccessToken::new),
             token_type: fields.text("token_type").filter(|t| is_token_type(t)).unwrap_or("Bearer".into()),
@@ -158,7 +246,7 @@ fn life(value: &Value) -> Option<Duration> {
         Value::String(text) => text.trim().parse::<f64>().ok().filter(|s| s.is_finite())?,
         _ => return None,
     };
-    Duration::try_from_secs_f64(seconds.clamp(0.0, LONGEST_LIFE_SECONDS)).ok()
+    Duration::try_from_secs_f64(seconds.clamp(0.0, LONGEST_EXPIRES_IN_SECONDS)).ok()
 }
 
 /// A space-separated list, or a list proper as some send it.
@@ -177,25 +265,51 @@ fn scopes(value: &Value) -> Option<ScopeSet> {
     (!scopes.is_empty()).then_some(scopes)
 }
 
+/// How much of a JSON object a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// It is not one.
+    None,
+    /// It begins one and breaks off, or goes on as something else.
+    Cut,
+    /// It begins with one and has its end.
+    Whole,
+}
+
 /// The top-level fields of a JSON object, each still as it came.
-pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct Fields<'a> {
+    entries: Vec<(String, &'a RawValue)>,
+    extent: Extent,
+}
 
 impl<'a> Fields<'a> {
     /// Reads as far as the text is JSON; what stands before a fault counts.
     pub(super) fn read(text: &'a str) -> Self {
-        let mut fields = Self(Vec::new());
-        let text = text.trim_start_matches('\u{feff}');
+        let text = text.trim_start_matches('\u{feff}').trim_start();
+        let begins = if text.starts_with('{') { Extent::Cut } else { Extent::None };
+        let mut fields = Self { entries: Vec::new(), extent: begins };
         // The error holds a place and no content, and the fields until there
         // are all that can be had.
-        let _fault = (&mut fields).deserialize(&mut serde_json::Deserializer::from_str(text));
+        if (&mut fields).deserialize(&mut serde_json::Deserializer::from_str(text)).is_ok() {
+            fields.extent = Extent::Whole;
+        }
         fields
+    }
+
+    /// Whether the text is one JSON object with its end.
+    pub(super) fn are_whole(&self) -> bool {
+        self.extent == Extent::Whole
     }
 
     /// A field that is a text and not empty; of several the last.
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        self.all(name)
-            .filter_map(|raw| serde_json::from_str::<String>(raw.get()).ok())
-            .find(|text| !text.is_empty())
+        self.last_text_as_it_came(name).and_then(|raw| serde_json::from_str(raw).ok())
+    }
+
+    /// The same with its quotes and escapes.
+    fn last_text_as_it_came(&self, name: &str) -> Option<&'a str> {
+        let filled = |raw: &&str| serde_json::from_str::<String>(raw).is_ok_and(|text| !text.is_empty());
+        self.all(name).map(RawValue::get).find(filled)
     }
 
     /// A field as a value; of several the last.
@@ -209,7 +323,7 @@ impl<'a> Fields<'a> {
     }
 
     fn all(&self, name: &str) -> impl Iterator<Item = &'a RawValue> {
-        self.0.iter().rev().filter(move |(n, _)| n == name).map(|(_, raw)| *raw)
+        self.entries.iter().rev().filter(move |(n, _)| n == name).map(|(_, raw)| *raw)
     }
 }
 
@@ -232,7 +346,7 @@ impl<'de> Visitor<'de> for &mut Fields<'de> {
         while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             // A name that is no text is nobody's name.
             if let Ok(name) = serde_json::from_str::<String>(name.get()) {
-                self.0.push((name, value));
+                self.entries.push((name, value));
             }
         }
         Ok(())
@@ -270,7 +384,9 @@ mod tests {
     #[test]
     fn what_is_kept_on_disk_has_everything_but_the_access_token() {
         let body = r#"{"access_token":"se\u0063ret","x":[1, 2],"refresh_token":"rt","access_token" : "secret2" ,"id_token":"it"}"#;
-        let kept = RawAnswer::new(200, None, body.as_bytes().to_vec()).without_access_token();
+        let nested = r#","user":{"access_token":"secret3"},"accessToken":"secret4"}"#;
+        let body = body.replace('}', nested);
+        let kept = RawAnswer::new(200, None, body.into_bytes()).without_access_token();
         let text = kept.text();
         assert!(!text.contains("secret") && !text.contains("ret\""), "{}", *text);
         let answer = read(&text).unwrap();
@@ -279,10 +395,60 @@ mod tests {
         assert_eq!(answer.access_token.unwrap().expose(), "-");
         let spoilt = RawAnswer::new(200, None, b"{\"x\":\"\xff\",\"access_token\":\"secret\"}".to_vec());
         assert!(!spoilt.without_access_token().text().contains("secret"));
-        for odd in ["", "{", "<html>", r#"{"access_token":1}"#, r#"{"access_token":"ab"#, "\u{feff}{}"] {
-            let kept = RawAnswer::new(200, None, odd.as_bytes().to_vec()).without_access_token();
-            assert_eq!(kept.body.len(), odd.len());
+        for (odd, kept) in [
+            ("", "{}"),
+            ("{", "{}"),
+            ("<html>", "{}"),
+            (r#"{"access_token":1}"#, r#"{"access_token":"-"}"#),
+            (r#"{"access_token":"ab"#, "{}"),
+            ("\u{feff}{}", "{}"),
+            (r#"{"error":"invalid_grant"} {"access_token":"secret"}"#, r#"{"error":"invalid_grant"}"#),
+        ] {
+            let answer = RawAnswer::new(200, None, odd.as_bytes().to_vec()).without_access_token();
+            assert_eq!(*answer.text(), kept, "{odd}");
         }
+    }
+
+    #[test]
+    fn of_an_answer_that_breaks_off_only_the_refresh_token_is_kept() {
+        let body = r#"{"access_token":"se\u0063ret","refresh_token":"r\"t","id_token":"it","access_token":"secret"}"#;
+        for cut in 0..body.len() {
+            let part = body.as_bytes()[..cut].to_vec();
+            for answer in [RawAnswer::torn(200, None, part.clone()), RawAnswer::new(200, None, part)] {
+                let whole = cut >= body.find(",\"id_token").unwrap();
+                let kept = if whole { r#"{"refresh_token":"r\"t"}"# } else { "{}" };
+                assert_eq!(*answer.without_access_token().text(), kept, "{cut}");
+                assert_eq!(
+                    (answer.is_torn(), answer.has_refresh_token()),
+                    (answer.torn || cut > 0, whole),
+                    "{cut}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_broken_answer_says_of_its_access_token_is_not_believed() {
+        let body =
+            br#"{"access_token":"at","scope":"a","expires_in":60,"id_token":"it","refresh_token":"rt","#;
+        let answer = RawAnswer::torn(200, None, body.to_vec());
+        let tokens = TokenAnswer::of(&answer, &Fields::read(&answer.text())).unwrap();
+        assert!(tokens.access_token.is_none() && tokens.scopes.is_none() && tokens.expires_in.is_none());
+        assert_eq!(tokens.refresh_token.unwrap().expose(), "rt");
+        assert_eq!(tokens.id_token.unwrap().expose(), "it");
+        let without = RawAnswer::torn(200, None, br#"{"access_token":"at","#.to_vec());
+        assert!(TokenAnswer::of(&without, &Fields::read(&without.text())).is_none());
+    }
+
+    /// As the first version of the vault recorded them.
+    #[test]
+    fn answers_recorded_before_are_still_read() {
+        let recorded =
+            b"\x01\x00\xc8\x00\x00\x00\x08{\"access_token\":\"-\"        ,\"refresh_token\":\"rt\"";
+        let answer = RawAnswer::from_bytes(&Plaintext::new(recorded.to_vec())).unwrap();
+        assert_eq!((answer.status(), answer.retry_after()), (200, Some(Duration::from_secs(7))));
+        let tokens = TokenAnswer::of(&answer, &Fields::read(&answer.text())).unwrap();
+        assert_eq!(tokens.refresh_token.unwrap().expose(), "rt");
     }
 
     #[test]
@@ -295,7 +461,7 @@ mod tests {
             ("-1", Some(0.0)),
             (r#""-1""#, Some(0.0)),
             ("0", Some(0.0)),
-            ("99999999999999999999999", Some(LONGEST_LIFE_SECONDS)),
+            ("99999999999999999999999", Some(LONGEST_EXPIRES_IN_SECONDS)),
             ("1e999", None),
             (r#""soon""#, None),
             (r#""NaN""#, None),

@@ -14,8 +14,8 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::Provider;
 use super::answer::TokenAnswer;
+use super::provider::Provider;
 use super::spec::TenantRule;
 use crate::clock::Timestamp;
 use crate::domain::id::{SubjectId, TenantId};
@@ -162,7 +162,7 @@ async fn check(
     let uri = provider.spec.jwks_uri(&tenant);
     let key_id = token.header.get("kid").and_then(Value::as_str);
     let keys = provider.keys.find(&provider.http, &uri, key_id, algorithm).await;
-    let keys = keys.map_err(AssertionError::KeysUnavailable)?;
+    let keys = keys.map_err(|fault| AssertionError::KeysUnavailable(fault.to_string()))?;
     if keys.is_empty() {
         return rejected("no published key has its key id and algorithm");
     }

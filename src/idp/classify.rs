@@ -36,7 +36,9 @@ pub struct Refusal {
     /// for `InvalidGrant` and `InteractionRequired`, which say more, and is
     /// false there.
     pub proves_unused: bool,
-    /// Whether it is a whole error of the provider itself: 4xx with a JSON `error`.
+    /// Whether it is a complete OAuth error of the provider itself (RFC 6749
+    /// section 5.2), and so the end of the request: nothing of it is still on
+    /// its way. What a proxy says in the provider's place is none.
     pub complete: bool,
     /// Status, known words, numbers and identifiers, for the log.
     pub detail: String,
@@ -80,8 +82,9 @@ pub enum RefusalKind {
 pub fn classify(profile: &Profile, answer: &RawAnswer) -> Verdict {
     let text = answer.text();
     let fields = Fields::read(&text);
-    let success = (200..300).contains(&answer.status());
-    if success && let Some(tokens) = TokenAnswer::read(&fields) {
+    if answer.is_success()
+        && let Some(tokens) = TokenAnswer::of(answer, &fields)
+    {
         return Verdict::Tokens(tokens);
     }
     let error = known(&ERRORS, &fields, "error");
@@ -102,12 +105,20 @@ pub fn classify(profile: &Profile, answer: &RawAnswer) -> Verdict {
     };
     Verdict::Refused(Refusal {
         proves_unused: proves_unused(profile, &kind, error),
+        complete: is_complete_error(answer, &fields),
         detail: detail(answer.status(), &fields, error, suberror),
-        complete: matches!(answer.status(), 400..=407 | 409..=428 | 430..=499)
-            && fields.text("error").is_some(),
         retry_after: answer.retry_after(),
         kind,
     })
+}
+
+/// 408 and 429 are excepted: what stands in front of a provider says them too,
+/// and copies its form.
+fn is_complete_error(answer: &RawAnswer, fields: &Fields<'_>) -> bool {
+    matches!(answer.status(), 400..=407 | 409..=428 | 430..=499)
+        && !answer.is_torn()
+        && fields.are_whole()
+        && fields.text("error").is_some()
 }
 
 /// What `error` and `suberror` say, where they are known.
@@ -305,6 +316,28 @@ mod tests {
             }
             assert_eq!(refusal(&grace, status, wait, &body), refusal(&strict, status, wait, &body));
         }
+    }
+
+    #[test]
+    fn a_complete_error_is_one_of_the_provider_itself() {
+        let complete = |status, body: &str| refusal(&Profile::strict(), status, None, body).complete;
+        for status in [400, 401, 403, 404, 422, 499] {
+            for word in ["invalid_grant", "invalid_request", "out_of_cheese"] {
+                assert!(complete(status, &error(word)), "{status} {word}");
+            }
+        }
+        for status in [200, 302, 408, 429, 500, 502, 503, 600] {
+            assert!(!complete(status, &error("invalid_request")), "{status}");
+        }
+        for body in ["", "<html>", "{}", r#"{"error":""}"#, r#"{"error":{"code":7}}"#, r#"{"error":7}"#] {
+            assert!(!complete(400, body), "{body}");
+        }
+        for body in [r#"{"error":"invalid_request""#, r#"{"error":"invalid_request","x"#, r#"["error"]"#] {
+            assert!(!complete(400, body), "{body}");
+        }
+        let torn = RawAnswer::torn(400, None, error("invalid_request").into_bytes());
+        let Verdict::Refused(refusal) = classify(&Profile::strict(), &torn) else { panic!() };
+        assert!(!refusal.complete);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! day at most.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
-use super::send::Http;
-use crate::clock::{Instant, SharedClock};
+use super::send::{Fault, Http};
+use crate::clock::{Clock, Instant, SharedClock};
 
 const FRESH_FOR: Duration = Duration::from_secs(600);
 const USABLE_FOR: Duration = Duration::from_secs(86_400);
@@ -32,6 +33,24 @@ const MOST_SETS: usize = 1000;
 pub(super) struct PublishedKeys {
     clock: SharedClock,
     sets: Mutex<HashMap<String, Arc<KeySet>>>,
+}
+
+/// Why there are no published keys to check a token with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum KeysFault {
+    /// They cannot be fetched.
+    Unreachable(String),
+    /// What is published is of no use.
+    Unusable(String),
+    /// The vault itself lacks a resource to fetch them with.
+    Overloaded(String),
+}
+
+impl fmt::Display for KeysFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Unreachable(detail) | Self::Unusable(detail) | Self::Overloaded(detail)) = self;
+        f.write_str(detail)
+    }
 }
 
 /// A key that may have signed a token.
@@ -67,14 +86,15 @@ impl PublishedKeys {
     ///
     /// # Errors
     ///
-    /// When there are no keys that may still be used, and none can be fetched.
+    /// When there are no keys that may still be used and none can be fetched, or
+    /// those that were published are of no use.
     pub(super) async fn find(
         &self,
         http: &Http,
         uri: &str,
         key_id: Option<&str>,
         algorithm: Algorithm,
-    ) -> Result<Vec<PublishedKey>, String> {
+    ) -> Result<Vec<PublishedKey>, KeysFault> {
         let set = self.set(uri);
         let fitting = |fetched: &Fetched| {
             let fits = fetched.keys.iter().filter(|key| key.fits(key_id, algorithm));
@@ -94,16 +114,22 @@ impl PublishedKeys {
         if last.at.is_none_or(|at| now.since(at) >= pause) {
             // Noted first, so that callers who give up while waiting do not
             // make the next one fetch at once.
-            *last = LastFetch { at: Some(now), fault: "the last fetch did not end".into() };
-            match fetch(http, uri).await {
+            let fault = KeysFault::Unreachable("the last fetch did not end".into());
+            *last = LastFetch { at: Some(now), fault };
+            match fetch(http, uri, self.clock.as_ref()).await {
                 Ok(keys) => {
-                    last.fault.clear();
                     set.put(Fetched { keys, at: now });
                 }
                 Err(fault) => last.fault = fault,
             }
         }
-        set.within(USABLE_FOR, now).map(|f| fitting(&f)).ok_or_else(|| last.fault.clone())
+        match set.within(USABLE_FOR, now) {
+            Some(fetched) if fetched.keys.is_empty() => {
+                Err(KeysFault::Unusable("the key set holds no key that the vault can use".into()))
+            }
+            Some(fetched) => Ok(fitting(&fetched)),
+            None => Err(last.fault.clone()),
+        }
     }
 
     fn set(&self, uri: &str) -> Arc<KeySet> {
@@ -122,10 +148,15 @@ struct KeySet {
     flight: tokio::sync::Mutex<LastFetch>,
 }
 
-#[derive(Default)]
 struct LastFetch {
     at: Option<Instant>,
-    fault: String,
+    fault: KeysFault,
+}
+
+impl Default for LastFetch {
+    fn default() -> Self {
+        Self { at: None, fault: KeysFault::Unreachable("they were not fetched".into()) }
+    }
 }
 
 struct Fetched {
@@ -144,9 +175,17 @@ impl KeySet {
     }
 }
 
-async fn fetch(http: &Http, uri: &str) -> Result<Vec<PublishedKey>, String> {
-    let body = http.get(uri, FETCH_LIMIT).await?;
-    read(&body).ok_or_else(|| "the answer is no key set".into())
+async fn fetch(http: &Http, uri: &str, clock: &dyn Clock) -> Result<Vec<PublishedKey>, KeysFault> {
+    match http.get(uri, FETCH_LIMIT, clock).await {
+        Err(Fault { detail, overloaded: true }) => Err(KeysFault::Overloaded(detail)),
+        Err(Fault { detail, overloaded: false }) => Err(KeysFault::Unreachable(detail)),
+        // A server that fails, or asks for a pause, has not said what its keys are.
+        Ok((status @ (408 | 429 | 500..=599), _)) => {
+            Err(KeysFault::Unreachable(format!("HTTP status {status}")))
+        }
+        Ok((200, body)) => read(&body).ok_or_else(|| KeysFault::Unusable("the answer is no key set".into())),
+        Ok((status, _)) => Err(KeysFault::Unusable(format!("HTTP status {status} in place of a key set"))),
+    }
 }
 
 /// Reads a key set; keys of a kind the vault does not know, and those for
@@ -187,7 +226,7 @@ mod tests {
             Self { server: Server::start(reply).await, clock, keys, http: Http::new(None, false).unwrap() }
         }
 
-        async fn find(&self, key_id: Option<&str>) -> Result<usize, String> {
+        async fn find(&self, key_id: Option<&str>) -> Result<usize, KeysFault> {
             let uri = format!("{}/keys", self.server.base);
             let found = self.keys.find(&self.http, &uri, key_id, Algorithm::RS256).await;
             found.map(|keys| keys.len())
@@ -247,14 +286,14 @@ mod tests {
         assert_eq!(fixture.fetches(), 5);
         fixture.server.reply(Reply::full("500 No", "", ""));
         fixture.clock.advance(Duration::from_secs(21 * 3600));
-        assert_eq!(fixture.find(Some("k1")).await, Err("HTTP status 500".into()));
+        assert_eq!(fixture.find(Some("k1")).await, Err(KeysFault::Unreachable("HTTP status 500".into())));
     }
 
     #[tokio::test]
     async fn without_any_keys_a_provider_is_not_hammered() {
         let fixture = Fixture::new(Reply::full("500 No", "", "")).await;
         for _ in 0..5 {
-            assert_eq!(fixture.find(Some("k1")).await, Err("HTTP status 500".into()));
+            assert_eq!(fixture.find(Some("k1")).await, Err(KeysFault::Unreachable("HTTP status 500".into())));
         }
         assert_eq!(fixture.fetches(), 1);
     }

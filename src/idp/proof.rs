@@ -18,7 +18,6 @@ use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
 use super::spec::{ClientAuth, SigningAlg};
-use super::wire::PrepareError;
 use crate::clock::Timestamp;
 use crate::secret::ClientSecret;
 
@@ -38,6 +37,32 @@ pub struct Proof {
     /// provider is to take one.
     pub jti: String,
 }
+
+/// Why a request could not be built. Nothing was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrepareError {
+    /// The client's key did not sign.
+    NotSigned,
+    /// The claims are not a JSON object.
+    ClaimsNotJson,
+    /// The endpoint is not a URL.
+    EndpointNotUrl,
+    /// The kernel gave no random bytes.
+    NoEntropy,
+}
+
+impl fmt::Display for PrepareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotSigned => "the client's key did not sign its assertion",
+            Self::ClaimsNotJson => "the claims challenge is not a JSON object",
+            Self::EndpointNotUrl => "the provider's endpoint is not a URL",
+            Self::NoEntropy => "the kernel gave no random bytes",
+        })
+    }
+}
+
+impl std::error::Error for PrepareError {}
 
 /// A client's credentials, loaded and tried.
 pub(super) enum Credentials {
@@ -265,7 +290,6 @@ mod tests {
             assert_eq!(claims["jti"], "jti-1");
             assert_eq!(*proven.fields[1].1, ASSERTION_TYPE);
             assert_eq!(proven.fenced_at, Some(Timestamp(1_700_000_095_000)), "exp and the tolerance");
-            assert!(credentials.fences());
         }
     }
 
@@ -284,7 +308,6 @@ mod tests {
         let secret = || ClientSecret::new("hunter2".into());
         for auth in [ClientAuth::SecretPost(secret()), ClientAuth::SecretBasic(secret())] {
             let credentials = Credentials::load(auth, "c").unwrap();
-            assert!(!credentials.fences());
             let proven = credentials.prove("c", "https://p.example/token", PROOF(), TOLERANCE).unwrap();
             assert_eq!(proven.fenced_at, None);
             assert!(!format!("{credentials:?}").contains("hunter2"));

@@ -7,26 +7,29 @@
 //! been sent; after it anything may have been. The gate opens once per request,
 //! so a second connection, which could only be a repetition, never comes about.
 
-use std::error::Error as _;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use futures_util::stream;
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+};
 use reqwest::{Certificate, RequestBuilder, Response, redirect, retry};
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use zeroize::Zeroizing;
 
-use super::answer::RawAnswer;
+use super::answer::{RawAnswer, is_whole_object};
+use super::body::{self, Arrived};
+use super::coding;
 use super::gate::{self, GateLayer};
 use super::wire::Prepared;
 use crate::clock::{Clock, Timestamp};
+use crate::domain::chain::{error_chain, sources};
 
 /// How long a connection may take to stand, TLS included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-
-/// Most bytes of an answer.
-const MOST_BYTES: usize = 512 * 1024;
 
 /// Longest wait a provider's Retry-After can impose.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -39,6 +42,8 @@ pub enum SendOutcome {
     NotSent {
         /// Why.
         detail: String,
+        /// Whether the vault itself lacked what it takes, such as a descriptor.
+        overloaded: bool,
     },
     /// It may have been received, and the answer is not known.
     Interrupted {
@@ -80,7 +85,7 @@ impl Http {
             None if !tls => builder = builder.tls_certs_only([]),
             None => {}
         }
-        builder.build().map(Self).map_err(|error| format!("no HTTP client: {}", words(error)))
+        builder.build().map(Self).map_err(|error| format!("no HTTP client: {}", Fault::of(error).detail))
     }
 
     /// Makes one POST.
@@ -97,12 +102,14 @@ impl Http {
             .post(url)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
+            .header(ACCEPT_ENCODING, "identity")
             .header("client-request-id", request_id.to_string())
             .header("return-client-request-id", "true")
             .body(Bytes::from_owner(WipedBytes(body)));
         if let Some(authorization) = authorization {
             let Ok(mut value) = HeaderValue::from_str(&authorization) else {
-                return SendOutcome::NotSent { detail: "the credentials do not fit a header".into() };
+                let detail = "the credentials do not fit a header".into();
+                return SendOutcome::NotSent { detail, overloaded: false };
             };
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
@@ -111,7 +118,7 @@ impl Http {
         let mut still_in_time = Some(still_in_time);
         let mut passed = false;
         let (keeper, mut asked) = mpsc::unbounded_channel();
-        let mut exchange = pin!(tokio::time::timeout(limit, gate::guard(keeper, exchange(request, clock))));
+        let mut exchange = pin!(gate::guard(keeper, exchange(request, limit, clock)));
         let ended = loop {
             tokio::select! {
                 biased;
@@ -125,60 +132,87 @@ impl Http {
             }
         };
         match ended {
-            Ok(Ok(answer)) => SendOutcome::Answered(answer),
-            Ok(Err(detail)) if passed => SendOutcome::Interrupted { detail },
-            Ok(Err(detail)) => SendOutcome::NotSent { detail },
-            Err(_) if passed => SendOutcome::Interrupted { detail: "no answer within the limit".into() },
-            Err(_) => SendOutcome::NotSent { detail: "no connection within the limit".into() },
+            Ok(head) => arrived(head),
+            Err(Fault { detail, .. }) if passed => SendOutcome::Interrupted { detail },
+            Err(Fault { detail, overloaded }) => SendOutcome::NotSent { detail, overloaded },
         }
     }
 
-    /// Fetches a public document.
-    pub(super) async fn get(&self, url: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
-        let fetch = async {
-            let request = self.0.get(url).header(ACCEPT, "application/json");
-            let response = request.send().await.map_err(words)?;
-            let status = response.status();
-            if status.as_u16() != 200 {
-                return Err(format!("HTTP status {}", status.as_u16()));
-            }
-            read(response).await
-        };
-        tokio::time::timeout(limit, fetch).await.unwrap_or_else(|_| Err("no answer within the limit".into()))
+    /// Fetches a public document; the body counts only with the status 200.
+    pub(super) async fn get(
+        &self,
+        url: &str,
+        limit: Duration,
+        clock: &dyn Clock,
+    ) -> Result<(u16, Zeroizing<Vec<u8>>), Fault> {
+        let request = self.0.get(url).header(ACCEPT, "application/json").header(ACCEPT_ENCODING, "identity");
+        let Head { status, body, .. } = exchange(request, limit, clock).await?;
+        match body.fault {
+            Some(detail) if status == 200 => Err(Fault { detail, overloaded: false }),
+            _ => Ok((status, body.bytes)),
+        }
     }
 }
 
-async fn exchange(request: RequestBuilder, clock: &dyn Clock) -> Result<RawAnswer, String> {
-    let response = request.send().await.map_err(words)?;
+/// What came of a request once its head was there.
+struct Head {
+    status: u16,
+    retry_after: Option<Duration>,
+    body: Arrived,
+}
+
+async fn exchange(request: RequestBuilder, limit: Duration, clock: &dyn Clock) -> Result<Head, Fault> {
+    let mut limit = pin!(tokio::time::sleep(limit));
+    let response = tokio::select! {
+        biased;
+        response = request.send() => response.map_err(Fault::of)?,
+        () = limit.as_mut() => return Err(Fault::limit()),
+    };
     let status = response.status().as_u16();
     let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = header.and_then(|value| retry_after(value, clock.now()));
-    Ok(RawAnswer::new(status, retry_after, read(response).await?))
+    Ok(Head { status, retry_after, body: read(response, limit).await })
 }
 
-/// Reads a body within bounds.
-async fn read(mut response: Response) -> Result<Zeroizing<Vec<u8>>, String> {
-    const TOO_LONG: &str = "answer too long";
-    let announced = response.content_length().unwrap_or(16 * 1024);
-    let announced = usize::try_from(announced).unwrap_or(usize::MAX);
-    if announced > MOST_BYTES {
-        return Err(TOO_LONG.into());
+/// Reads a body, as far as it comes, and undoes its content codings.
+async fn read(response: Response, limit: Pin<&mut Sleep>) -> Arrived {
+    let named: Vec<&str> = response
+        .headers()
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .map(|value| value.to_str().unwrap_or("?"))
+        .collect();
+    let named = named.join(",");
+    let announced = response.content_length();
+    let chunks = stream::unfold(response, |mut response| async move {
+        let chunk = response.chunk().await.map_err(|error| Fault::of(error).detail);
+        chunk.transpose().map(|chunk| (chunk, response))
+    });
+    coding::decode(&named, body::collect(chunks, announced, limit).await)
+}
+
+/// What a request became once its head was there. A refresh token that stands
+/// whole in what arrived of a success is never thrown away for what is missing
+/// around it (rule 5); an answer of which nothing else is known is none.
+fn arrived(Head { status, retry_after, body }: Head) -> SendOutcome {
+    let Arrived { bytes, fault } = body;
+    let success = (200..300).contains(&status);
+    // A whole object lacks nothing, however its connection ended.
+    let whole = fault.is_none() || success && is_whole_object(&bytes);
+    let answer = if whole {
+        RawAnswer::new(status, retry_after, bytes)
+    } else {
+        RawAnswer::torn(status, retry_after, bytes)
+    };
+    if !answer.is_torn() {
+        return SendOutcome::Answered(answer);
     }
-    let mut body = Zeroizing::new(Vec::with_capacity(announced));
-    while let Some(chunk) = response.chunk().await.map_err(words)? {
-        let needed = body.len() + chunk.len();
-        if needed > MOST_BYTES {
-            return Err(TOO_LONG.into());
-        }
-        if needed > body.capacity() {
-            // Grown by hand, so that the memory left behind is wiped.
-            let mut larger = Zeroizing::new(Vec::with_capacity(needed.next_power_of_two()));
-            larger.extend_from_slice(&body);
-            body = larger;
-        }
-        body.extend_from_slice(&chunk);
+    let detail = fault.unwrap_or_else(|| "the answer's JSON breaks off".into());
+    if success && answer.has_refresh_token() {
+        tracing::warn!(status, detail, "an answer broke off after its refresh token, which is kept");
+        return SendOutcome::Answered(answer);
     }
-    Ok(body)
+    SendOutcome::Interrupted { detail }
 }
 
 /// Seconds, or a date in the form of RFC 9110 section 5.6.7.
@@ -194,17 +228,39 @@ fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
-/// An error's kinds from the outside in, without the address.
-fn words(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        words.push_str(": ");
-        words.push_str(&inner.to_string());
-        source = inner.source();
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) detail: String,
+    /// Whether the vault itself lacked a resource.
+    pub(super) overloaded: bool,
+}
+
+impl Fault {
+    fn of(error: reqwest::Error) -> Self {
+        // Without the address, which is for the configuration to tell.
+        let error = error.without_url();
+        let overloaded = sources(&error).any(is_lack) || error.is_connect() && lacks_descriptors();
+        Self { detail: error_chain(&error), overloaded }
     }
-    words
+
+    fn limit() -> Self {
+        Self { detail: "no answer within the limit".into(), overloaded: false }
+    }
+}
+
+/// Whether an error says that this process or machine has no more of something:
+/// descriptors (EMFILE, ENFILE), memory (ENOMEM) or buffers (ENOBUFS).
+fn is_lack(error: &(dyn std::error::Error + 'static)) -> bool {
+    const LINUX: [i32; 4] = [24, 23, 12, 105];
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.raw_os_error().is_some_and(|code| LINUX.contains(&code)))
+}
+
+/// A resolver without a descriptor says only that a name cannot be found, so
+/// that is tried out.
+fn lacks_descriptors() -> bool {
+    std::fs::File::open("/dev/null").is_err_and(|error| is_lack(&error))
 }
 
 /// The request's body, wiped when the last reference to it goes.
@@ -224,9 +280,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::super::testing::{Reply, Server, client, post_client, provider, ready, tenant};
-    use super::super::{Client, ClientAuth, Exchange, Proof};
+    use super::super::{Client, ClientAuth, Exchange, MOST_ANSWER_BYTES, Proof, Verdict, classify};
     use super::*;
     use crate::clock::SystemClock;
+    use crate::domain::profile::Profile;
     use crate::domain::scope::Target;
     use crate::secret::{ClientSecret, RefreshToken};
 
@@ -258,7 +315,7 @@ mod tests {
 
     #[track_caller]
     fn assert_not_sent(outcome: SendOutcome) -> String {
-        let SendOutcome::NotSent { detail } = outcome else { panic!("{outcome:?}") };
+        let SendOutcome::NotSent { detail, .. } = outcome else { panic!("{outcome:?}") };
         detail
     }
 
@@ -287,6 +344,7 @@ mod tests {
         };
         assert_eq!(header("content-type").as_deref(), Some("application/x-www-form-urlencoded"));
         assert_eq!(header("accept").as_deref(), Some("application/json"));
+        assert_eq!(header("accept-encoding").as_deref(), Some("identity"));
         assert_eq!(header("return-client-request-id").as_deref(), Some("true"));
         assert!(uuid::Uuid::parse_str(&header("client-request-id").unwrap()).is_ok());
         assert_eq!(header("authorization").as_deref(), Some("Basic Y2xpZW50KzE6cw=="));
@@ -311,18 +369,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_closed_without_an_answer_is_a_doubt_and_not_repeated() {
+    async fn a_connection_closed_without_an_answer_is_an_unknown_outcome_and_not_repeated() {
         let server = Server::start(Reply::Close(String::new())).await;
         assert_interrupted(send(&client_at(&server.base), true, AMPLE).await);
         assert_eq!((server.connections(), server.requests().len()), (1, 1));
     }
 
     #[tokio::test]
-    async fn half_an_answer_is_a_doubt() {
+    async fn half_an_answer_is_an_unknown_outcome() {
         for half in [
             "HTTP/1.1 200 OK\r\ncontent-le",
-            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"refresh_token\":\"hunter2\"",
+            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"refresh_token\":\"hunter2",
+            "HTTP/1.1 200 OK\r\ncontent-length: 24\r\n\r\n{\"access_token\":\"hunter2\"",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7\r\nhunter2\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n<p>{\"refresh_token\":\"hunter2\"}",
+            "HTTP/1.1 400 No\r\ncontent-length: 100\r\n\r\n{\"error\":\"invalid_grant\"}",
+            "HTTP/1.1 400 No\r\ncontent-length: 100\r\n\r\n{\"refresh_token\":\"hunter2\"",
+            "HTTP/1.1 200 OK\r\ncontent-encoding: aes128gcm\r\ncontent-length: 7\r\n\r\nhunter2",
             "nonsense hunter2\r\n\r\n",
         ] {
             let server = Server::start(Reply::Close(half.into())).await;
@@ -332,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_hangs_is_a_doubt_at_the_limit() {
+    async fn a_server_that_hangs_is_an_unknown_outcome_at_the_limit() {
         let hung = async |start: &str| {
             let server = Server::start(Reply::Hang(start.into())).await;
             let detail = assert_interrupted(send(&client_at(&server.base), true, SHORT).await);
@@ -343,19 +406,148 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_end_is_a_doubt() {
-        let announced = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MOST_BYTES + 1);
-        let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MOST_BYTES + 1));
-        for reply in [announced, endless] {
-            let server = Server::start(Reply::Hang(reply)).await;
-            assert_eq!(
-                assert_interrupted(send(&client_at(&server.base), true, AMPLE).await),
-                "answer too long"
-            );
-        }
-        let most = Server::start(Reply::full("200 OK", "", &"x".repeat(MOST_BYTES))).await;
+    async fn an_answer_without_end_is_an_unknown_outcome() {
+        let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MOST_ANSWER_BYTES + 1));
+        let server = Server::start(Reply::Hang(endless)).await;
+        assert_eq!(assert_interrupted(send(&client_at(&server.base), true, AMPLE).await), body::TOO_LONG);
+        let most = Server::start(Reply::full("200 OK", "", &"x".repeat(MOST_ANSWER_BYTES))).await;
         let SendOutcome::Answered(answer) = send(&client_at(&most.base), true, AMPLE).await else { panic!() };
-        assert_eq!(answer.text().len(), MOST_BYTES);
+        assert_eq!(answer.text().len(), MOST_ANSWER_BYTES);
+    }
+
+    const WHOLE: &str = r#"{"access_token":"at","refresh_token":"rt","expires_in":60}"#;
+
+    /// The access token and the refresh token of an answer.
+    fn tokens(outcome: SendOutcome) -> (Option<String>, Option<String>) {
+        let SendOutcome::Answered(answer) = outcome else { panic!("{outcome:?}") };
+        let Verdict::Tokens(tokens) = classify(&Profile::strict(), &answer) else { panic!("{answer:?}") };
+        let access_token = tokens.access_token.map(|token| token.expose().to_owned());
+        (access_token, tokens.refresh_token.map(|token| token.expose().to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_refresh_token_that_arrived_is_kept_whatever_breaks_after_it() {
+        let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+        let ok = |headers: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{headers}\r\n{body}");
+        let cut = r#"{"refresh_token":"rt","access_token":"at","id_t"#;
+        let padded =
+            |pad: usize| format!(r#"{{"refresh_token":"rt","x":"{}","access_token":"at"}}"#, "x".repeat(pad));
+        for (reply, whole) in [
+            (ok("transfer-encoding: chunked\r\n", &chunk(WHOLE)), true),
+            (ok("transfer-encoding: chunked\r\n", &format!("{}z", chunk(WHOLE))), true),
+            (ok("transfer-encoding: chunked\r\n", &chunk(cut)), false),
+            (ok("content-length: 1000\r\n", WHOLE), true),
+            (ok("content-length: 1000\r\n", cut), false),
+            (ok("content-length: 45\r\n", &format!("{cut}oken\":\"it\"}}")), false),
+            (ok("", WHOLE), true),
+            (ok("", cut), false),
+            (ok("", &padded(600_000)), true),
+            (ok("", &padded(MOST_ANSWER_BYTES)), false),
+            (
+                ok(
+                    &format!("content-length: {}\r\n", padded(MOST_ANSWER_BYTES).len()),
+                    &padded(MOST_ANSWER_BYTES),
+                ),
+                false,
+            ),
+        ] {
+            let server = Server::start(Reply::Close(reply.clone())).await;
+            let access_token = whole.then(|| "at".to_owned());
+            let got = tokens(send(&client_at(&server.base), true, AMPLE).await);
+            assert_eq!(got, (access_token, Some("rt".into())), "{}", &reply[..reply.len().min(120)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_end_is_taken_at_the_limit() {
+        let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{WHOLE}");
+        let server = Server::start(Reply::Hang(reply)).await;
+        let got = tokens(send(&client_at(&server.base), true, SHORT).await);
+        assert_eq!(got, (Some("at".into()), Some("rt".into())));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_coded_is_decoded() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut encoder, WHOLE.as_bytes()).unwrap();
+        let coded = encoder.finish().unwrap();
+        for (headers, cut) in [
+            ("content-encoding: gzip\r\n", 0),
+            ("Content-Encoding: GZIP\r\ncontent-encoding: identity\r\n", 0),
+            ("content-encoding: gzip\r\ncontent-length: 1000\r\n", 8),
+        ] {
+            let head = format!("HTTP/1.1 200 OK\r\n{headers}\r\n").into_bytes();
+            let server =
+                Server::start(Reply::CloseBytes([&head, &coded[..coded.len() - cut]].concat())).await;
+            let got = tokens(send(&client_at(&server.base), true, AMPLE).await);
+            assert_eq!(got, (Some("at".into()), Some("rt".into())), "{headers}");
+        }
+    }
+
+    #[cfg(feature = "demo")]
+    #[tokio::test]
+    async fn an_answer_whose_tls_connection_ends_without_its_goodbye_is_kept() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        use tokio_rustls::{TlsAcceptor, rustls};
+
+        let key = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let cryptography = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(cryptography)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![key.cert.der().clone()],
+                rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut spec = provider(&format!("https://{}", listener.local_addr().unwrap()));
+        spec.ca_file_pem = Some(key.cert.pem().into_bytes());
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut request = [0; 4096];
+            while !request.windows(7).any(|end| end == b"hunter2") {
+                let read = stream.read(&mut request).await.unwrap();
+                assert!(read > 0, "the request broke off");
+            }
+            let reply = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{WHOLE}");
+            stream.write_all(reply.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            // Closes the TCP connection, and says nothing in TLS.
+            stream.into_inner().0.shutdown().await.unwrap();
+        });
+        let client = ready(spec, post_client(), SystemClock::shared());
+        let got = tokens(send(&client, true, AMPLE).await);
+        assert_eq!(got, (Some("at".into()), Some("rt".into())));
+    }
+
+    /// Runs the test below in a process that may open few files.
+    #[test]
+    fn a_lack_of_descriptors_is_the_vaults_own() {
+        let me = std::env::current_exe().unwrap();
+        let run = r#"ulimit -n 64 && exec "$0" --ignored --exact idp::send::tests::without_descriptors"#;
+        let ran = std::process::Command::new("sh").arg("-c").arg(run).arg(me).output().unwrap();
+        let printed = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && printed.contains("1 passed"), "{printed}");
+    }
+
+    #[tokio::test]
+    #[ignore = "run by the test above, with a limit"]
+    async fn without_descriptors() {
+        let client = client_at("http://127.0.0.1:9");
+        let outcome = send(&client, true, AMPLE).await;
+        assert!(matches!(outcome, SendOutcome::NotSent { overloaded: false, .. }), "{outcome:?}");
+        let mut all = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            all.push(file);
+        }
+        for base in ["http://127.0.0.1:9", "http://localhost:9"] {
+            let outcome = send(&client_at(base), true, AMPLE).await;
+            assert!(matches!(outcome, SendOutcome::NotSent { overloaded: true, .. }), "{outcome:?}");
+        }
     }
 
     #[tokio::test]

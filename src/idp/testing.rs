@@ -154,6 +154,8 @@ fn pem(pkcs8: &[u8]) -> String {
 pub(super) enum Reply {
     /// Writes this and closes.
     Close(String),
+    /// The same of bytes that are no text.
+    CloseBytes(Vec<u8>),
     /// Writes this and waits for the next request.
     KeepAlive(String),
     /// Writes this and nothing more, ever.
@@ -230,12 +232,15 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Seen>>, reply: Arc<Mutex<R
             let request = String::from_utf8(pending.drain(..end).collect()).unwrap();
             seen.lock().unwrap().requests.push(request);
             let reply = reply.lock().unwrap().clone();
-            let (Reply::Close(text) | Reply::KeepAlive(text) | Reply::Hang(text)) = &reply;
-            if stream.write_all(text.as_bytes()).await.is_err() {
+            let bytes = match &reply {
+                Reply::Close(text) | Reply::KeepAlive(text) | Reply::Hang(text) => text.as_bytes(),
+                Reply::CloseBytes(bytes) => bytes,
+            };
+            if stream.write_all(bytes).await.is_err() {
                 return;
             }
             match reply {
-                Reply::Close(_) => return,
+                Reply::Close(_) | Reply::CloseBytes(_) => return,
                 Reply::KeepAlive(_) => {}
                 Reply::Hang(_) => tokio::time::sleep(Duration::from_secs(3600)).await,
             }

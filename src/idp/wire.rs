@@ -9,7 +9,7 @@ use url::form_urlencoded::byte_serialize;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::proof::Proven;
+use super::proof::{PrepareError, Proven};
 use crate::clock::Timestamp;
 use crate::domain::scope::{Claims, Target};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
@@ -35,32 +35,6 @@ pub enum Exchange<'a> {
         target: &'a Target,
     },
 }
-
-/// Why a request could not be built. Nothing was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PrepareError {
-    /// The client's key did not sign.
-    NotSigned,
-    /// The claims are not a JSON object.
-    ClaimsNotJson,
-    /// The endpoint is not a URL.
-    EndpointNotUrl,
-    /// The kernel gave no random bytes.
-    NoEntropy,
-}
-
-impl fmt::Display for PrepareError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotSigned => "the client's key did not sign its assertion",
-            Self::ClaimsNotJson => "the claims challenge is not a JSON object",
-            Self::EndpointNotUrl => "the provider's endpoint is not a URL",
-            Self::NoEntropy => "the kernel gave no random bytes",
-        })
-    }
-}
-
-impl std::error::Error for PrepareError {}
 
 /// A request, complete and not yet sent. It can be sent once.
 pub struct Prepared {

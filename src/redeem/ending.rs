@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Asks, Attempt, Generation, Grant, GrantState};
-use crate::domain::protocol::bounds::BACK_OFF;
 use crate::domain::protocol::{Advanced, Alert, AttemptRef, End, Refused, Says};
 use crate::domain::reason::Reason;
 use crate::domain::scope::ScopeSet;
@@ -18,7 +17,7 @@ use crate::seal::{Place, Sealed};
 use crate::store::{Advance, AdvanceRefused, AnswerOf, Renewed, Settled};
 
 use super::attempt::InFlight;
-use super::failures::{gone_failure, outcome_of, refusal_failure, target_failure, unknown_outcome};
+use super::failures::{gone_failure, not_sent, outcome_of, refusal_failure, target_failure, unknown_outcome};
 use super::parts::Parts;
 use super::record::{AttemptRecord, Origin};
 use super::revocation::Revocations;
@@ -75,9 +74,9 @@ impl Endings {
     /// When the outcome cannot be recorded: then nothing may be handed out.
     pub(super) async fn of(&self, in_flight: &InFlight, sent: SendOutcome) -> Result<Ending, Failure> {
         let ending = match sent {
-            SendOutcome::NotSent { detail } => {
+            SendOutcome::NotSent { detail, overloaded } => {
                 self.settle(in_flight, End::Unsent).await;
-                Ending::Failed(Failure::new(Reason::ProviderUnavailable, detail).retry_after(BACK_OFF))
+                Ending::Failed(not_sent(detail, overloaded))
             }
             SendOutcome::Interrupted { detail } => {
                 let settled = self.settle(in_flight, End::Interrupted).await;

@@ -28,7 +28,7 @@ use crate::store::{
 };
 
 use super::ending::tell_client_rejected;
-use super::failures::{gone_failure, refusal_failure};
+use super::failures::{gone_failure, not_sent, refusal_failure};
 use super::flight::GrantLock;
 use super::gate::store_failure;
 use super::identity::{Identity, identify};
@@ -234,9 +234,9 @@ impl Enrolments {
             SendOutcome::Interrupted { detail } => {
                 return Err(self.unknown(client, enrolment, detail).await);
             }
-            SendOutcome::NotSent { detail } => {
+            SendOutcome::NotSent { detail, overloaded } => {
                 self.abandon(enrolment).await;
-                return Err(Failure::new(Reason::ProviderUnavailable, detail).retry_after(BACK_OFF));
+                return Err(not_sent(detail, overloaded));
             }
         };
         if (200..300).contains(&raw.status()) {

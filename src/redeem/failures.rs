@@ -103,6 +103,12 @@ pub(super) fn unknown_outcome(
     }
 }
 
+/// A request of which no byte was written.
+pub(super) fn not_sent(detail: String, overloaded: bool) -> Failure {
+    let reason = if overloaded { Reason::VaultOverloaded } else { Reason::ProviderUnavailable };
+    Failure::new(reason, detail).retry_after(BACK_OFF)
+}
+
 /// An answer that belongs to nobody any more.
 pub(super) fn gone_failure() -> Failure {
     Failure::new(Reason::GrantNotFound, "the grant was revoked or replaced meanwhile")

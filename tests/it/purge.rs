@@ -208,7 +208,7 @@ async fn a_late_intake_is_revoked_and_never_stored() {
     assert!(!stand.provider.family_alive("ada"));
     stand.stop().await;
     assert!(stand.sealed_tokens().is_empty());
-    assert!(stand.token_store().await.open_intakes().await.unwrap().is_empty());
+    assert!(stand.token_store().await.open_enrolments().await.unwrap().is_empty());
 }
 
 /// A purge that is scheduled while a token is on its way keeps the new token:
