@@ -172,7 +172,7 @@ impl Endings {
                 }
                 Ok(Ok(Settled { outcome: Advanced::Late, .. })) => {
                     tracing::error!(grant.id = %grant.id, "an answer came when its attempt had lost the grant; it is dropped");
-                    return Err(gone_failure());
+                    return Err(self.gone(in_flight).await);
                 }
                 Ok(Ok(Settled { outcome: Advanced::Orphaned, .. })) | Ok(Err(AdvanceRefused::TenantGone)) => {
                     return self.orphaned(in_flight, &answer).await;
@@ -202,7 +202,11 @@ impl Endings {
     /// where that ends no more than the token.
     async fn orphaned<T>(&self, in_flight: &InFlight, answer: &TokenAnswer) -> Result<T, Failure> {
         self.revocations.orphan(&in_flight.client, &in_flight.grant.key.tenant, answer).await;
-        Err(gone_failure())
+        Err(self.gone(in_flight).await)
+    }
+
+    async fn gone(&self, in_flight: &InFlight) -> Failure {
+        gone_failure(&*self.parts.store, &in_flight.grant.key.tenant).await
     }
 
     /// Makes the state durable that an end without tokens leads to, however long

@@ -436,7 +436,10 @@ impl Redeemer {
     ) -> Result<IssuedToken, Failure> {
         let TokenAnswer { access_token, token_type, expires_in, .. } = answer;
         let token = access_token.filter(|token| !token.expose().is_empty()).ok_or_else(|| {
+            // What there was of a refresh token is durable; the next request brings
+            // an access token.
             Failure::new(Reason::NoAccessToken, "the provider's answer has no access token")
+                .retry_after(Duration::from_secs(1))
         })?;
         let life = expires_in.unwrap_or(UNNAMED_LIFETIME).min(LONGEST_REMEMBERED);
         // Refreshed ahead at 50 to 70 % of its lifetime (rule 1).

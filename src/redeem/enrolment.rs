@@ -383,7 +383,7 @@ impl Enrolments {
     ) -> Result<T, Failure> {
         self.revocations.orphan(client, &enrolment.key.tenant, answer).await;
         self.abandon(enrolment).await;
-        Err(gone_failure())
+        Err(gone_failure(&*self.parts.store, &enrolment.key.tenant).await)
     }
 
     pub(super) async fn abandon(&self, enrolment: &Enrolment) {

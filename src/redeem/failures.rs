@@ -3,6 +3,7 @@
 use crate::clock::Timestamp;
 use crate::domain::failure::{Failure, Interaction};
 use crate::domain::grant::{Grant, GrantState};
+use crate::domain::id::TenantId;
 use crate::domain::protocol::Refusal as ClaimRefusal;
 use crate::domain::protocol::bounds::BACK_OFF;
 use crate::domain::reason::Reason;
@@ -10,6 +11,9 @@ use crate::domain::scope::Claims;
 use crate::idp::{Refusal, RefusalKind};
 use crate::keyring::KeyringError;
 use crate::metrics::RedemptionOutcome;
+use crate::store::Store;
+
+use super::gate::in_service;
 
 /// What a refused claim is to a caller.
 pub(super) fn claim_failure(grant: &Grant, refusal: ClaimRefusal, now: Timestamp) -> Failure {
@@ -109,9 +113,12 @@ pub(super) fn not_sent(detail: String, overloaded: bool) -> Failure {
     Failure::new(reason, detail).retry_after(BACK_OFF)
 }
 
-/// An answer that belongs to nobody any more.
-pub(super) fn gone_failure() -> Failure {
-    Failure::new(Reason::GrantNotFound, "the grant was revoked or replaced meanwhile")
+/// An answer that belongs to nobody any more: why.
+pub(super) async fn gone_failure(store: &dyn Store, tenant: &TenantId) -> Failure {
+    match store.tenant(tenant).await.map_err(Failure::from).and_then(in_service) {
+        Err(failure) => failure,
+        Ok(_) => Failure::new(Reason::GrantNotFound, "the grant was revoked or replaced meanwhile"),
+    }
 }
 
 fn interaction(claims: Option<Claims>, error: &'static str, suberror: &'static str) -> Failure {

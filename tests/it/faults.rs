@@ -23,7 +23,9 @@ async fn stand() -> Stand {
 async fn nothing_is_sent_where_the_intent_could_not_be_written() {
     let stand = stand().await;
     let before = stand.provider.stats().token_requests;
+    // It is asked for twice, since the first acknowledgement may have been lost.
     stand.faults.on("claim", 1, StoreFault::Fail);
+    stand.faults.on("claim", 2, StoreFault::Fail);
     let refused = stand.token("ada").await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
     assert_eq!(stand.provider.stats().token_requests, before);

@@ -3,7 +3,9 @@
 
 use obo_vault::demo::provider::{AccessTokenForm, Fault, Options};
 use obo_vault::demo::stand::Settings;
-use obo_vault::proto::{CreateTenantRequest, GrantState, ImportGrantRequest, ImportGrantResponse};
+use obo_vault::proto::{
+    CreateTenantRequest, DescribeGrantRequest, GrantState, ImportGrantRequest, ImportGrantResponse,
+};
 use tonic::Code;
 
 use crate::harness::{Stand, TENANT, TOKENS_EXPIRED};
@@ -76,7 +78,13 @@ async fn a_user_of_another_tenant_does_not_pass_for_one_of_this() {
         ImportGrantRequest { tenant: "fabrikam".into(), ..import_request("ada", &minted(&stand, "ada")) };
     let answer = stand.client("web").await.grants.import_grant(request).await;
     assert_eq!(answer.refused().reason, "IDENTITY_UNPROVEN");
-    assert!(!stand.provider.family_alive("ada"));
+    // What is not understood is no evidence against the user: it is held.
+    assert!(stand.provider.family_alive("ada"));
+    assert_eq!(stand.provider.stats().revocations, 0);
+    let request =
+        DescribeGrantRequest { tenant: "fabrikam".into(), subject: "ada".into(), client: "portal".into() };
+    let described = stand.client("auditor").await.grants.describe_grant(request).await;
+    assert_eq!(described.refused().reason, "GRANT_NOT_FOUND", "what is held is unusable");
 }
 
 #[tokio::test(flavor = "multi_thread")]
