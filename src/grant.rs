@@ -103,6 +103,10 @@ impl GrantService {
         origin: Origin,
     ) -> Result<(Grant, bool), Failure> {
         let key = grant_key(permit.tenant(), permit.client(), subject)?;
+        // The enrolment that made it may still fail, and nothing of it is there then.
+        if self.store.tenant(&key.tenant).await?.is_some_and(|tenant| tenant.is_pending()) {
+            return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
+        }
         self.redeemer.take_in(Order { key, source: Source::Import(token), target, origin }).await
     }
 
@@ -135,7 +139,7 @@ impl GrantService {
         let tenant =
             permit.tenant().ok_or_else(|| Failure::new(Reason::Internal, "a permit without tenant"))?;
         let known = self.store.tenant(tenant).await?;
-        if known.is_none() {
+        if known.is_none_or(|tenant| tenant.is_pending()) {
             return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
         }
         let mut page = self.store.grants(tenant, permit.client(), after, limit.saturating_add(1)).await?;

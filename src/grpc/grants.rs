@@ -69,10 +69,12 @@ impl Api for Grants {
                 visitor,
                 Ok(subject),
                 |permit: permit::Permit<permit::ExchangeOnBehalfOf>, origin| async move {
-                    if let Some(tenants) = tenants {
-                        tenants.ensure(&verified.user.tenant).await?;
-                    }
-                    let (grant, replaced) = service.exchange(&permit, verified, target, origin).await?;
+                    let tenant = verified.user.tenant.clone();
+                    let exchange = service.exchange(&permit, verified, target, origin);
+                    let (grant, replaced) = match tenants {
+                        Some(tenants) => tenants.enrolling(&tenant, exchange).await?,
+                        None => exchange.await?,
+                    };
                     Ok(ExchangeOnBehalfOfResponse { grant: Some(convert::grant(grant)), replaced })
                 },
             )

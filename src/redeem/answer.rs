@@ -179,7 +179,8 @@ impl Redeemer {
             let version = match self.parts.store.tenant(&place.tenant).await {
                 Ok(None) => return Err(Nobodys),
                 Ok(Some(tenant)) => match tenant.state {
-                    TenantState::Active { active_version }
+                    TenantState::Pending { active_version }
+                    | TenantState::Active { active_version }
                     | TenantState::PurgeScheduled { active_version, .. } => Some(active_version),
                     TenantState::Purging | TenantState::Purged { .. } => return Err(Nobodys),
                 },

@@ -213,6 +213,7 @@ pub(super) fn commit_intake(c: &Connection, commit: &IntakeCommit) -> Outcome<(G
         ":absolute": absolute_expires_at.map(|t| t.0),
         ":next": next_refresh_at.0,
     })?;
+    tenants::confirm(c, &intake.key.tenant)?;
     delete_attempt(c, intake.grant)?;
     put_state(c, intake.grant, &GrantState::Active, None)?;
     abandon_intake(c, intake.attempt)?;
@@ -322,9 +323,11 @@ fn by_id(c: &Connection, id: GrantId) -> Result<Option<SealedGrant>> {
 /// and I9.
 fn newest_version(c: &Connection, tenant: &TenantId) -> Outcome<KeyVersion, CommitRefused> {
     Ok(match tenants::find(c, tenant)?.map(|t| t.state) {
-        Some(TenantState::Active { active_version } | TenantState::PurgeScheduled { active_version, .. }) => {
-            Ok(active_version)
-        }
+        Some(
+            TenantState::Pending { active_version }
+            | TenantState::Active { active_version }
+            | TenantState::PurgeScheduled { active_version, .. },
+        ) => Ok(active_version),
         Some(TenantState::Purging | TenantState::Purged { .. }) | None => Err(CommitRefused::TenantGone),
     })
 }

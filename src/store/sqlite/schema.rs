@@ -5,8 +5,9 @@ use rusqlite_migration::{M, Migrations};
 
 /// Tenants, grants, attempts, intakes and rotation runs.
 pub(super) static TOKENS: Migrations<'static> = Migrations::from_slice(TOKEN_STEPS);
-const TOKEN_STEPS: &[M<'static>] = &[M::up(
-    "
+const TOKEN_STEPS: &[M<'static>] = &[
+    M::up(
+        "
     CREATE TABLE tenant (
         id             TEXT    PRIMARY KEY NOT NULL,
         state          TEXT    NOT NULL CHECK (state IN ('ACTIVE', 'PURGE_SCHEDULED', 'PURGING', 'PURGED')),
@@ -103,7 +104,17 @@ const TOKEN_STEPS: &[M<'static>] = &[M::up(
     CREATE TABLE health (checked INTEGER NOT NULL) STRICT;
     INSERT INTO health VALUES (0);
     ",
-)];
+    ),
+    M::up(
+        "
+    -- 1: an enrolment made the tenant, and it has no grant yet.
+    ALTER TABLE tenant ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX tenant_pending ON tenant (id) WHERE pending = 1;
+    -- Names that differ in case only are found by it.
+    CREATE INDEX tenant_name ON tenant (id COLLATE NOCASE);
+    ",
+    ),
+];
 
 /// Wrapped tenant keys and the tombstones of purged tenants.
 pub(super) static KEYS: Migrations<'static> = Migrations::from_slice(KEY_STEPS);
