@@ -106,6 +106,10 @@ impl GrantService {
         origin: Origin,
     ) -> Result<(Grant, bool), Failure> {
         let key = permit.resource().grant_key(subject);
+        // The enrolment that made it may still fail, and nothing of it is there then.
+        if self.store.tenant(&key.tenant).await?.is_some_and(|tenant| tenant.is_pending()) {
+            return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
+        }
         let target = permit.resource().target.clone();
         self.redeemer.enrol(Order { key, source: Source::Import(token), target, origin }).await
     }
@@ -138,7 +142,7 @@ impl GrantService {
     ) -> Result<(Vec<Grant>, Option<GrantCursor>), Failure> {
         let GrantsOfTenant { tenant, client } = permit.resource();
         let known = self.store.tenant(tenant).await?;
-        if known.is_none() {
+        if known.is_none_or(|tenant| tenant.is_pending()) {
             return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
         }
         let page = self.store.grants(tenant, client.as_ref(), after, limit.saturating_add(1)).await;

@@ -274,6 +274,17 @@ impl Keyring {
         Ok(self.store.destroy_tenant(tenant, self.clock.now()).await?)
     }
 
+    /// Removes the keys of a tenant that never had a grant and is none any more;
+    /// they may be made again.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::Store`].
+    pub async fn remove_unused(&self, tenant: &TenantId) -> Result<(), KeyringError> {
+        self.cache.forget(tenant);
+        Ok(self.store.remove_unused(tenant).await?)
+    }
+
     /// Clears destroyed keys from the key store's files. `false`: a reader was
     /// in the way, call again.
     ///

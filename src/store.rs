@@ -328,6 +328,8 @@ pub enum TenantRefused {
     NotFound,
     /// A tenant of that name exists.
     Exists,
+    /// A tenant exists whose name differs in case only.
+    NameTaken,
     /// Its state does not allow the change.
     WrongState,
 }
@@ -335,16 +337,30 @@ pub enum TenantRefused {
 /// Tenants, grants, attempts and rotation runs.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Makes a tenant whose newest version is `version`.
+    /// Makes a tenant whose newest version is `version`; one that is pending is
+    /// in service from now on.
     async fn create_tenant(
         &self,
         id: &TenantId,
         version: KeyVersion,
         at: Timestamp,
     ) -> Refusable<Tenant, TenantRefused>;
+    /// Makes a tenant for an enrolment: PENDING, until its first grant is
+    /// committed.
+    async fn create_pending_tenant(
+        &self,
+        id: &TenantId,
+        version: KeyVersion,
+        at: Timestamp,
+    ) -> Refusable<Tenant, TenantRefused>;
+    /// Tenants that are pending although no enrolment is under way.
+    async fn abandoned_tenants(&self) -> Result<Vec<TenantId>, StoreError>;
+    /// Forgets a tenant that is pending, unless an enrolment is under way. Its
+    /// name may be used again. Returns whether it was there.
+    async fn drop_pending_tenant(&self, id: &TenantId) -> Result<bool, StoreError>;
     /// Finds a tenant.
     async fn tenant(&self, id: &TenantId) -> Result<Option<Tenant>, StoreError>;
-    /// Tenants after `after`, in the order of their names.
+    /// Tenants after `after` that are not pending, in the order of their names.
     async fn tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<Tenant>, StoreError>;
     /// Number of a tenant's grants.
     async fn grant_count(&self, id: &TenantId) -> Result<u64, StoreError>;
@@ -528,6 +544,9 @@ pub trait KeyStore: Send + Sync + 'static {
     /// tombstone: no version can be added any more. Returns how many versions
     /// the tenant had over its life.
     async fn destroy_tenant(&self, tenant: &TenantId, at: Timestamp) -> Result<u32, StoreError>;
+    /// Overwrites and removes every wrapped key of a tenant that never had a
+    /// grant. No tombstone is set: versions can be added again.
+    async fn remove_unused(&self, tenant: &TenantId) -> Result<(), StoreError>;
     /// Overwrites what was deleted: TRUNCATE checkpoint until nothing holds the
     /// log. `false`: a reader held it until the limit, call again.
     async fn erase_deleted(&self) -> Result<bool, StoreError>;

@@ -9,6 +9,7 @@
 //! | step | first | then |
 //! |---|---|---|
 //! | create, rotate | key made PRE_ACTIVE | newest version named, key ACTIVE |
+//! | give up a pending tenant | row deleted | keys removed |
 //! | purge | tombstone: PURGING, epoch + 1 | gate closed, providers told (best effort), keys destroyed, grants deleted, both logs truncated, PURGED |
 
 use std::sync::Arc;
@@ -32,9 +33,12 @@ use crate::redeem::gate::in_service;
 use crate::redeem::versions::advance;
 use crate::store::{Refusable, Store, TenantRefused};
 
+mod pending;
 pub mod purge;
 
 pub use purge::Purged;
+
+use pending::{Enrolments, Maker};
 
 /// Longest window of a scheduled purge.
 pub const LONGEST_WINDOW: Duration = Duration::from_secs(30 * 86_400);
@@ -50,6 +54,7 @@ pub struct TenantService {
     purge_protection: bool,
     /// One purge at a time: an operator's and the watch's must not meet.
     purging: Arc<tokio::sync::Mutex<()>>,
+    enrolments: Arc<Enrolments>,
 }
 
 impl std::fmt::Debug for TenantService {
@@ -87,49 +92,19 @@ impl TenantService {
         clock: SharedClock,
         purge_protection: bool,
     ) -> Self {
-        Self { redeemer, store, keyring, audit, clock, purge_protection, purging: Arc::default() }
+        let (purging, enrolments) = (Arc::default(), Arc::default());
+        Self { redeemer, store, keyring, audit, clock, purge_protection, purging, enrolments }
     }
 
     /// Makes the tenant of the permit and its first key version.
     ///
     /// # Errors
     ///
-    /// It exists or was purged, or a store cannot be written.
+    /// It exists or was purged, its name differs from another's in case only, or
+    /// a store cannot be written.
     pub async fn create(&self, permit: &Permit<CreateTenant>) -> Result<Counted, Failure> {
-        self.create_unless_known(permit.tenant()).await
-    }
-
-    /// Makes a tenant at the first intake of one of its users, where the
-    /// configuration allows it; does nothing when it is there.
-    ///
-    /// # Errors
-    ///
-    /// A store cannot be written.
-    pub async fn ensure(&self, id: &TenantId) -> Result<(), Failure> {
-        match self.create_unless_known(id).await {
-            Ok(_) => Ok(()),
-            Err(failure) if failure.reason() == Reason::TenantExists => Ok(()),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    async fn create_unless_known(&self, id: &TenantId) -> Result<Counted, Failure> {
-        if let Some(known) = self.store.tenant(id).await? {
-            return Err(match known.state {
-                TenantState::Purging | TenantState::Purged { .. } => {
-                    Failure::new(Reason::TenantPurged, "a tenant of that name was purged")
-                }
-                TenantState::Active { .. } | TenantState::PurgeScheduled { .. } => {
-                    Failure::new(Reason::TenantExists, "a tenant of that name exists")
-                }
-            });
-        }
-        let first = KeyVersion::FIRST;
-        self.keyring.create_version(id, first).await?;
-        let created = self.store.create_tenant(id, first, self.clock.now()).await;
-        let tenant = created?.map_err(refused)?;
-        self.keyring.activate(id, first).await?;
-        Ok(Counted { tenant, grants: 0 })
+        let tenant = self.make(permit.tenant(), Maker::Operator).await?;
+        self.counted(tenant).await
     }
 
     /// A page of tenants, and where the next begins.
@@ -162,8 +137,7 @@ impl TenantService {
     /// No such tenant, out of service, or a store cannot be written.
     pub async fn rotate_key(&self, permit: &Permit<RotateTenantKey>) -> Result<KeyVersionInfo, Failure> {
         let id = permit.tenant();
-        let found = self.store.tenant(id).await?;
-        let tenant = in_service(found)?;
+        let tenant = in_service(Some(self.known(id).await?))?;
         let from = tenant.sealing_version().unwrap_or(KeyVersion::FIRST);
         let info = advance(&*self.store, &self.keyring, id, from, self.clock.now()).await?;
         Ok(info)
@@ -221,15 +195,20 @@ impl TenantService {
     /// No such tenant, nothing scheduled, or already purged.
     pub async fn restore(&self, permit: &Permit<RestoreTenant>) -> Result<Counted, Failure> {
         let id = permit.tenant();
-        let restored = self.store.restore_tenant(id).await?;
-        let tenant = match restored {
+        let restored = self.store.restore_tenant(id).await;
+        if may_have_happened(&restored) {
+            self.redeemer.gates().close(id).await;
+        }
+        let tenant = match restored? {
             Ok(tenant) => tenant,
-            Err(TenantRefused::NotFound | TenantRefused::Exists) => {
+            Err(TenantRefused::NotFound | TenantRefused::Exists | TenantRefused::NameTaken) => {
                 return Err(refused(TenantRefused::NotFound));
             }
             Err(TenantRefused::WrongState) => {
                 return Err(match self.known(id).await?.state {
-                    TenantState::Active { .. } | TenantState::PurgeScheduled { .. } => {
+                    TenantState::Pending { .. }
+                    | TenantState::Active { .. }
+                    | TenantState::PurgeScheduled { .. } => {
                         Failure::new(Reason::PurgeNotScheduled, "there is no scheduled purge")
                     }
                     TenantState::Purging | TenantState::Purged { .. } => refused(TenantRefused::WrongState),
@@ -307,7 +286,7 @@ impl TenantService {
     }
 
     async fn known(&self, id: &TenantId) -> Result<Tenant, Failure> {
-        let found = self.store.tenant(id).await?;
+        let found = self.store.tenant(id).await?.filter(|tenant| !tenant.is_pending());
         found.ok_or_else(|| refused(TenantRefused::NotFound))
     }
 
@@ -328,6 +307,9 @@ fn refused(refused: TenantRefused) -> Failure {
     match refused {
         TenantRefused::NotFound => Failure::new(Reason::TenantNotFound, "no such tenant"),
         TenantRefused::Exists => Failure::new(Reason::TenantExists, "a tenant of that name exists"),
+        TenantRefused::NameTaken => {
+            Failure::new(Reason::TenantNameTaken, "another tenant's name differs in case only")
+        }
         TenantRefused::WrongState => Failure::new(Reason::TenantPurged, "the tenant was purged"),
     }
 }

@@ -23,6 +23,8 @@ mod enrolments;
 mod keys;
 #[path = "store_contract/listing.rs"]
 mod listing;
+#[path = "store_contract/pending.rs"]
+mod pending;
 #[path = "store_contract/runs.rs"]
 mod runs;
 #[path = "store_contract/tenants.rs"]
@@ -87,6 +89,9 @@ macro_rules! contract {
                     only_a_tombstone_lets_grants_be_deleted, due_purges_are_those_at_their_time,
                     a_due_purge_that_was_taken_back_or_put_off_is_refused,
                     tenants_come_in_the_order_of_their_names, the_census_counts_tokens_and_answers;
+                pending: a_name_is_taken_in_every_spelling, a_first_grant_ends_the_wait,
+                    an_operator_ends_the_wait, what_nobody_enrols_in_is_dropped_and_its_name_is_free,
+                    unused_keys_go_and_may_come_again;
                 attempts: a_claim_is_for_the_grant_as_it_was_seen, a_claim_told_twice_is_one_claim,
                     a_claim_needs_a_tenant_in_service,
                     an_unknown_outcome_is_probed_once_and_by_the_grants_own_request,

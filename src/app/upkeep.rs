@@ -19,7 +19,7 @@ use crate::tenant::TenantService;
 
 /// How often doubts and health are looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often due purges are looked for.
+/// How often due purges, and tenants that were given up, are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(5);
 
 /// What the upkeep works with.
@@ -54,6 +54,9 @@ impl Upkeep {
     async fn purge(&self) {
         // Each failure is in the log, with its tenant.
         let _ = self.tenants.purge_due().await;
+        if let Err(failure) = self.tenants.collect_abandoned().await {
+            tracing::warn!(%failure, "cannot collect the tenants of enrolments that led to nothing");
+        }
     }
 
     /// A vault that cannot write its store or its audit log hands out nothing,

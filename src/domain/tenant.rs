@@ -8,6 +8,12 @@ use super::key::KeyVersion;
 /// What may be done with a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TenantState {
+    /// Made by an enrolment and not there for anybody else: it is in service
+    /// from its first grant on, and gone when there will be none.
+    Pending {
+        /// The only version.
+        active_version: KeyVersion,
+    },
     /// In service; new values are sealed under `active_version`.
     Active {
         /// The newest version.
@@ -46,11 +52,19 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// Whether it is there for the enrolment that made it and for nobody else.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        matches!(self.state, TenantState::Pending { .. })
+    }
+
     /// The version new values are sealed under; `None` when out of service.
     #[must_use]
     pub fn sealing_version(&self) -> Option<KeyVersion> {
         match self.state {
-            TenantState::Active { active_version } => Some(active_version),
+            TenantState::Pending { active_version } | TenantState::Active { active_version } => {
+                Some(active_version)
+            }
             TenantState::PurgeScheduled { .. } | TenantState::Purging | TenantState::Purged { .. } => None,
         }
     }

@@ -115,7 +115,10 @@ pub(super) fn grant(grant: Grant) -> proto::Grant {
 pub(super) fn tenant(counted: Counted) -> proto::Tenant {
     let Counted { tenant, grants } = counted;
     let (state, version, purge_at) = match tenant.state {
-        TenantState::Active { active_version } => (proto::TenantState::Active, active_version.0, None),
+        // One that is pending is not shown; who made it an operator's is in service.
+        TenantState::Pending { active_version } | TenantState::Active { active_version } => {
+            (proto::TenantState::Active, active_version.0, None)
+        }
         TenantState::PurgeScheduled { active_version, purge_at } => {
             (proto::TenantState::PurgeScheduled, active_version.0, Some(purge_at))
         }

@@ -46,10 +46,12 @@ impl Api for Grants {
         let (service, tenants) = (self.service.clone(), self.tenants.clone());
         let verify = |caller: Caller| self.verified(caller, request.into_inner());
         let exchanged = self.pipeline.call_verified(context, verify, |permit, verified, origin| async move {
-            if let Some(tenants) = tenants {
-                tenants.ensure(&permit.resource().tenant).await?;
-            }
-            let (grant, replaced) = service.exchange(&permit, verified, origin).await?;
+            let tenant = permit.resource().tenant.clone();
+            let exchange = service.exchange(&permit, verified, origin);
+            let (grant, replaced) = match tenants {
+                Some(tenants) => tenants.enrolling(&tenant, exchange).await?,
+                None => exchange.await?,
+            };
             Ok(ExchangeOnBehalfOfResponse { grant: Some(convert::grant(grant)), replaced })
         });
         answer(exchanged.await)

@@ -179,6 +179,12 @@ impl KeyStore for FakeKeyStore {
         Ok(versions)
     }
 
+    async fn remove_unused(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        self.check()?;
+        self.keys.lock().unwrap().retain(|(owner, _), _| owner != tenant);
+        Ok(())
+    }
+
     async fn erase_deleted(&self) -> Result<bool, StoreError> {
         self.check().map(|()| true)
     }

@@ -102,7 +102,8 @@ pub fn in_service(tenant: Option<Tenant>) -> Result<Tenant, Failure> {
         return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
     };
     match tenant.state {
-        TenantState::Active { .. } => Ok(tenant),
+        // One that is pending is in service for its enrolment; it has no grants.
+        TenantState::Pending { .. } | TenantState::Active { .. } => Ok(tenant),
         TenantState::PurgeScheduled { .. } => {
             Err(Failure::new(Reason::TenantPurgeScheduled, "the tenant's purge is scheduled"))
         }

@@ -78,7 +78,8 @@ impl Sealer {
         match self.store.tenant(&place.tenant).await {
             Ok(None) => Err(TenantGone),
             Ok(Some(tenant)) => match tenant.state {
-                TenantState::Active { active_version }
+                TenantState::Pending { active_version }
+                | TenantState::Active { active_version }
                 | TenantState::PurgeScheduled { active_version, .. } => Ok(Some(active_version)),
                 TenantState::Purging | TenantState::Purged { .. } => Err(TenantGone),
             },

@@ -34,7 +34,7 @@ pub async fn advance(
     advanced.map_err(|r| match r {
         TenantRefused::WrongState => Failure::new(Reason::StoreUnavailable, "the tenant changed meanwhile")
             .retry_after(Duration::from_secs(1)),
-        TenantRefused::NotFound | TenantRefused::Exists => {
+        TenantRefused::NotFound | TenantRefused::Exists | TenantRefused::NameTaken => {
             Failure::new(Reason::TenantNotFound, "no such tenant")
         }
     })?;

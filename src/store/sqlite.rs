@@ -73,6 +73,25 @@ impl Store for SqliteStore {
         self.db.write("create tenant", move |c| tenants::create(c, &id, version, at)).await
     }
 
+    async fn create_pending_tenant(
+        &self,
+        id: &TenantId,
+        version: KeyVersion,
+        at: Timestamp,
+    ) -> Refusable<Tenant, TenantRefused> {
+        let id = id.clone();
+        self.db.write("create pending tenant", move |c| tenants::create_pending(c, &id, version, at)).await
+    }
+
+    async fn abandoned_tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        self.db.read("find abandoned tenants", tenants::abandoned).await
+    }
+
+    async fn drop_pending_tenant(&self, id: &TenantId) -> Result<bool, StoreError> {
+        let id = id.clone();
+        self.db.write("drop pending tenant", move |c| tenants::drop_pending(c, &id)).await
+    }
+
     async fn tenant(&self, id: &TenantId) -> Result<Option<Tenant>, StoreError> {
         let id = id.clone();
         self.db.read("find tenant", move |c| tenants::find(c, &id)).await
@@ -321,6 +340,7 @@ mod tests {
             (rotation::stale_grants_sql(), "grants_version"),
             (rotation::COUNT_STALE_GRANTS.to_owned(), "grants_version"),
             (tenants::purges_due_sql(), "tenant_purges"),
+            (tenants::NAME_TAKEN.to_owned(), "tenant_name"),
         ];
         for (sql, index) in queries {
             let explain = format!("EXPLAIN QUERY PLAN {sql}");

@@ -84,7 +84,12 @@ impl TenantService {
                 self.recorded(id, "taken back", None).await?;
                 return Err(Failure::new(Reason::PurgeNotScheduled, "the purge was taken back or put off"));
             }
-            Err(TenantRefused::NotFound | TenantRefused::Exists | TenantRefused::WrongState) => {
+            Err(
+                TenantRefused::NotFound
+                | TenantRefused::Exists
+                | TenantRefused::NameTaken
+                | TenantRefused::WrongState,
+            ) => {
                 return Err(Failure::new(Reason::TenantNotFound, "no such tenant"));
             }
         }

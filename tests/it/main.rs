@@ -18,6 +18,7 @@ mod harness;
 mod harness_more;
 mod import;
 mod log;
+mod pending_tenants;
 mod provider_faults;
 mod purge;
 mod refusal;

@@ -188,6 +188,10 @@ macro_rules! delegate {
 delegate! {
     Store {
         write create_tenant(id: &TenantId, version: KeyVersion, at: Timestamp) -> Refusable<Tenant, TenantRefused>;
+        write create_pending_tenant(id: &TenantId, version: KeyVersion, at: Timestamp)
+            -> Refusable<Tenant, TenantRefused>;
+        read abandoned_tenants() -> Result<Vec<TenantId>, StoreError>;
+        write drop_pending_tenant(id: &TenantId) -> Result<bool, StoreError>;
         read tenant(id: &TenantId) -> Result<Option<Tenant>, StoreError>;
         read tenants(after: Option<&TenantId>, limit: u32) -> Result<Vec<Tenant>, StoreError>;
         read grant_count(id: &TenantId) -> Result<u64, StoreError>;
@@ -245,6 +249,7 @@ delegate! {
         write reserve_seals(tenant: &TenantId, version: KeyVersion, count: u64) -> Result<u64, StoreError>;
         write destroy(tenant: &TenantId, version: KeyVersion) -> Result<(), StoreError>;
         write destroy_tenant(tenant: &TenantId, at: Timestamp) -> Result<u32, StoreError>;
+        write remove_unused(tenant: &TenantId) -> Result<(), StoreError>;
         write erase_deleted() -> Result<bool, StoreError>;
     }
 }

@@ -121,6 +121,7 @@ pub(super) fn commit(c: &Connection, commit: &EnrolmentCommit) -> Outcome<(Grant
     })?;
     let state = State::enrolled(existing.as_ref().map(|g| g.generation), enrolment.lineage);
     attempts::put_state(c, enrolment.grant, &state)?;
+    tenants::confirm(c, &enrolment.key.tenant)?;
     abandon(c, enrolment.attempt)?;
     let made = grants::by_id(c, enrolment.grant)?;
     Ok(made.map(|made| (made.grant, existing.is_some())).ok_or(EnrolmentRefused::Orphaned))

@@ -75,9 +75,11 @@ pub(super) fn by_id(c: &Connection, id: GrantId) -> Result<Option<SealedGrant>> 
 /// and I9. `None`: the tenant is gone.
 pub(super) fn newest_version(c: &Connection, tenant: &TenantId) -> Result<Option<KeyVersion>> {
     Ok(match tenants::find(c, tenant)?.map(|t| t.state) {
-        Some(TenantState::Active { active_version } | TenantState::PurgeScheduled { active_version, .. }) => {
-            Some(active_version)
-        }
+        Some(
+            TenantState::Pending { active_version }
+            | TenantState::Active { active_version }
+            | TenantState::PurgeScheduled { active_version, .. },
+        ) => Some(active_version),
         Some(TenantState::Purging | TenantState::Purged { .. }) | None => None,
     })
 }

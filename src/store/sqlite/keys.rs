@@ -135,6 +135,21 @@ impl KeyStore for SqliteKeyStore {
             .await
     }
 
+    async fn remove_unused(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        let tenant = tenant.clone();
+        self.db
+            .write("remove unused keys", move |c| {
+                overwrite(c, "tenant = ?1", [tenant.as_str()])?;
+                c.prepare_cached(
+                    "DELETE FROM tenant_key WHERE tenant = ?1
+                     AND NOT EXISTS (SELECT 1 FROM tombstone WHERE tombstone.tenant = tenant_key.tenant)",
+                )?
+                .execute([tenant.as_str()])
+                .map(drop)
+            })
+            .await
+    }
+
     async fn erase_deleted(&self) -> Result<bool, StoreError> {
         self.db.truncate_log().await
     }

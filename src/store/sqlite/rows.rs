@@ -30,7 +30,7 @@ pub(super) const GRANT_TABLES: &str = "grants g LEFT JOIN attempt a ON a.grant_i
 
 /// The columns [`tenant`] reads.
 pub(super) const TENANT_COLUMNS: &str =
-    "id, state, epoch, active_version, purge_at, erased_at, created_at, rotated_at";
+    "id, state, epoch, active_version, purge_at, erased_at, created_at, rotated_at, pending";
 
 pub(super) fn grant(row: &Row<'_>) -> Result<Grant> {
     Ok(Grant {
@@ -151,6 +151,7 @@ pub(super) fn tenant(row: &Row<'_>) -> Result<Tenant> {
     Ok(Tenant {
         id: name(row, "id", TenantId::new)?,
         state: match state.as_str() {
+            "ACTIVE" if row.get("pending")? => TenantState::Pending { active_version },
             "ACTIVE" => TenantState::Active { active_version },
             "PURGE_SCHEDULED" => {
                 TenantState::PurgeScheduled { active_version, purge_at: time(row, "purge_at")? }

@@ -106,6 +106,15 @@ const TOKEN_STEPS: &[M<'static>] = &[
     ",
     ),
     M::up(LINEAGES),
+    M::up(
+        "
+    -- 1: an enrolment made the tenant, and it has no grant yet.
+    ALTER TABLE tenant ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX tenant_pending ON tenant (id) WHERE pending = 1;
+    -- Names that differ in case only are found by it.
+    CREATE INDEX tenant_name ON tenant (id COLLATE NOCASE);
+    ",
+    ),
 ];
 
 /// Consents have an identity and attempts an owner; a grant remembers how its last
@@ -117,6 +126,7 @@ const LINEAGES: &str = "
     ALTER TABLE grants ADD COLUMN last_attempt BLOB;
     ALTER TABLE grants ADD COLUMN unhelpful INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE grants ADD COLUMN asked TEXT NOT NULL DEFAULT '';
+    UPDATE grants SET asked = scopes;
 
     ALTER TABLE attempt ADD COLUMN owner BLOB NOT NULL DEFAULT x'00000000000000000000000000000000';
     ALTER TABLE attempt ADD COLUMN asks TEXT NOT NULL DEFAULT 'GRANT' CHECK (asks IN ('GRANT', 'TARGET'));

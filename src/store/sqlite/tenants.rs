@@ -14,15 +14,55 @@ use super::rows::{self, TENANT_COLUMNS};
 type Change = Result<std::result::Result<Tenant, TenantRefused>>;
 
 pub(super) fn create(c: &Connection, id: &TenantId, version: KeyVersion, at: Timestamp) -> Change {
+    if find(c, id)?.is_some_and(|tenant| tenant.is_pending()) {
+        confirm(c, id)?;
+        return changed(c, id);
+    }
+    insert(c, id, version, at, false)
+}
+
+pub(super) fn create_pending(c: &Connection, id: &TenantId, version: KeyVersion, at: Timestamp) -> Change {
+    insert(c, id, version, at, true)
+}
+
+fn insert(c: &Connection, id: &TenantId, version: KeyVersion, at: Timestamp, pending: bool) -> Change {
     if find(c, id)?.is_some() {
         return Ok(Err(TenantRefused::Exists));
     }
+    if c.prepare_cached(NAME_TAKEN)?.exists([id.as_str()])? {
+        return Ok(Err(TenantRefused::NameTaken));
+    }
     c.prepare_cached(
-        "INSERT INTO tenant (id, state, epoch, active_version, created_at, rotated_at)
-         VALUES (:id, 'ACTIVE', 1, :version, :at, :at)",
+        "INSERT INTO tenant (id, state, epoch, active_version, created_at, rotated_at, pending)
+         VALUES (:id, 'ACTIVE', 1, :version, :at, :at, :pending)",
     )?
-    .execute(named_params! { ":id": id.as_str(), ":version": version.0, ":at": at.0 })?;
+    .execute(named_params! { ":id": id.as_str(), ":version": version.0, ":at": at.0, ":pending": pending })?;
     changed(c, id)
+}
+
+/// A name that differs from others in case only would be taken for one of them.
+/// The characters of a tenant's name are ASCII.
+pub(super) const NAME_TAKEN: &str = "SELECT 1 FROM tenant WHERE id = ?1 COLLATE NOCASE";
+
+/// The tenant has its first grant, or an operator wants it: no longer pending.
+pub(super) fn confirm(c: &Connection, id: &TenantId) -> Result<()> {
+    c.prepare_cached("UPDATE tenant SET pending = 0 WHERE id = ?1 AND pending = 1")?
+        .execute([id.as_str()])
+        .map(drop)
+}
+
+const ABANDONED: &str = "
+    SELECT id FROM tenant t WHERE pending = 1
+        AND NOT EXISTS (SELECT 1 FROM intake i WHERE i.tenant = t.id)
+        AND NOT EXISTS (SELECT 1 FROM grants g WHERE g.tenant = t.id)";
+
+pub(super) fn abandoned(c: &Connection) -> Result<Vec<TenantId>> {
+    c.prepare_cached(ABANDONED)?.query_map([], |row| rows::name(row, "id", TenantId::new))?.collect()
+}
+
+pub(super) fn drop_pending(c: &Connection, id: &TenantId) -> Result<bool> {
+    let sql = format!("DELETE FROM tenant WHERE id = ?1 AND id IN ({ABANDONED})");
+    Ok(c.prepare_cached(&sql)?.execute([id.as_str()])? == 1)
 }
 
 pub(super) fn find(c: &Connection, id: &TenantId) -> Result<Option<Tenant>> {
@@ -32,9 +72,11 @@ pub(super) fn find(c: &Connection, id: &TenantId) -> Result<Option<Tenant>> {
 }
 
 pub(super) fn list(c: &Connection, after: Option<&TenantId>, limit: u32) -> Result<Vec<Tenant>> {
-    c.prepare_cached(&format!("SELECT {TENANT_COLUMNS} FROM tenant WHERE id > ?1 ORDER BY id LIMIT ?2"))?
-        .query_map((after.map_or("", TenantId::as_str), limit), rows::tenant)?
-        .collect()
+    c.prepare_cached(&format!(
+        "SELECT {TENANT_COLUMNS} FROM tenant WHERE id > ?1 AND pending = 0 ORDER BY id LIMIT ?2"
+    ))?
+    .query_map((after.map_or("", TenantId::as_str), limit), rows::tenant)?
+    .collect()
 }
 
 pub(super) fn grant_count(c: &Connection, id: &TenantId) -> Result<u64> {
@@ -88,7 +130,8 @@ pub(super) fn restore(c: &Connection, id: &TenantId) -> Change {
 
 pub(super) fn tombstone(c: &Connection, id: &TenantId, due_by: Option<Timestamp>) -> Change {
     let allowed = |tenant: &Tenant| match (&tenant.state, due_by) {
-        (TenantState::Purged { .. }, _) | (TenantState::Active { .. }, Some(_)) => false,
+        (TenantState::Purged { .. } | TenantState::Pending { .. }, _)
+        | (TenantState::Active { .. }, Some(_)) => false,
         (TenantState::Purging, _) | (_, None) => true,
         (TenantState::PurgeScheduled { purge_at, .. }, Some(now)) => *purge_at <= now,
     };
@@ -160,7 +203,7 @@ fn change(
     write: impl FnOnce() -> Result<usize>,
 ) -> Change {
     match find(c, id)? {
-        None => Ok(Err(TenantRefused::NotFound)),
+        None | Some(Tenant { state: TenantState::Pending { .. }, .. }) => Ok(Err(TenantRefused::NotFound)),
         Some(tenant) if !allowed(&tenant) => Ok(Err(TenantRefused::WrongState)),
         Some(_) => {
             write()?;
