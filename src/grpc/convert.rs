@@ -78,7 +78,7 @@ pub(super) fn invalid_request(what: &str) -> Failure {
     Failure::new(Reason::InvalidRequest, what)
 }
 
-fn invalid(error: &InvalidName) -> Failure {
+pub(super) fn invalid(error: &InvalidName) -> Failure {
     invalid_request(&error.to_string())
 }
 

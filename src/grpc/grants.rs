@@ -207,7 +207,8 @@ impl Grants {
             token => match self.door.pages.open(&["grants", &tenant, &client], token)?.as_slice() {
                 [client, subject] => Some(GrantCursor {
                     client: convert::client_id(client)?,
-                    subject: convert::subject_id(subject)?,
+                    // The vault's own word, from a row.
+                    subject: SubjectId::stored(subject).map_err(|e| convert::invalid(&e))?,
                 }),
                 _ => return Err(convert::invalid_request("page_token")),
             },

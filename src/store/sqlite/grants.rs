@@ -276,11 +276,11 @@ pub(super) fn open_intakes(c: &Connection) -> Result<Vec<OpenIntake>> {
                 key: GrantKey {
                     tenant: rows::name(row, "tenant", TenantId::new)?,
                     client: rows::name(row, "client", ClientId::new)?,
-                    subject: rows::name(row, "subject", SubjectId::new)?,
+                    subject: rows::name(row, "subject", SubjectId::stored)?,
                 },
                 grant: GrantId(rows::uuid(row, "grant_id")?),
                 generation: Generation(row.get("generation")?),
-                issuer: rows::name(row, "issuer", Issuer::new)?,
+                issuer: rows::name(row, "issuer", Issuer::stored)?,
                 prove_identity: row.get("prove_identity")?,
                 scopes: rows::scopes(row, "scopes")?,
                 resource: rows::resource(row)?,
