@@ -286,11 +286,11 @@ impl Redeemer {
                 Err(IdentityError::Unproven(detail)) => {
                     return Err(Failure::new(Reason::IdentityUnproven, detail));
                 }
-                Err(IdentityError::KeysUnavailable(detail)) => {
+                Err(IdentityError::KeysUnavailable(fault)) => {
                     tries += 1;
                     if tries >= IDENTITY_TRIES {
                         // Kept until the next start; to try the token again would spend it.
-                        return Err(Failure::new(Reason::ProviderUnavailable, detail));
+                        return Err(Failure::new(Reason::ProviderUnavailable, fault.to_string()));
                     }
                     // Longer than the provider's keys are remembered as missing.
                     tokio::time::sleep(Duration::from_millis(1200)).await;
