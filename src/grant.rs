@@ -179,10 +179,12 @@ fn assertion_failure(error: AssertionError) -> Failure {
         AssertionError::Malformed => {
             Failure::new(Reason::AssertionMalformed, "the user's token is not a signed JWT")
         }
+        AssertionError::AlgorithmRefused(detail) => Failure::new(Reason::AssertionAlgorithmRefused, detail),
+        AssertionError::KeyUnknown(detail) => Failure::new(Reason::AssertionKeyUnknown, detail),
         AssertionError::Rejected(detail) => Failure::new(Reason::AssertionRejected, detail),
         AssertionError::Expired => Failure::new(Reason::AssertionExpired, "the user's token has expired"),
-        AssertionError::KeysUnavailable(detail) => {
-            Failure::new(Reason::ProviderUnavailable, detail).retry_after(std::time::Duration::from_secs(5))
+        AssertionError::KeysUnavailable(fault) => {
+            Failure::new(fault.reason(), fault.to_string()).retry_after(std::time::Duration::from_secs(5))
         }
     }
 }

@@ -17,6 +17,7 @@
 //! - `answer`: the raw answer, and reading tokens out of it;
 //! - `classify`: what an answer proves;
 //! - `keys`: the provider's published keys; `provider`: what its clients share;
+//! - `token`: a user's token taken apart, and of what kind it is;
 //! - `assertion`: whose token is this.
 
 mod answer;
@@ -32,6 +33,7 @@ mod send;
 mod spec;
 #[cfg(test)]
 mod testing;
+mod token;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -48,6 +50,7 @@ use crate::secret::{RefreshToken, UnverifiedAssertion};
 pub use answer::{MOST_ANSWER_BYTES, RawAnswer, TokenAnswer};
 pub use assertion::{AssertionError, IdentityError, VerifiedUser};
 pub use classify::{Refusal, RefusalKind, Verdict, classify};
+pub use keys::KeysFault;
 pub use proof::{PrepareError, Proof};
 pub use send::SendOutcome;
 pub use spec::{Budget, ClientAuth, ClientSpec, IdpConfigError, ProviderSpec, SigningAlg, TenantRule};
@@ -225,13 +228,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// When it is not a token, not from the provider, not meant for the vault,
-    /// not valid now, or the provider's keys cannot be had.
+    /// When it is not a user's access token, not from the provider, not meant
+    /// for the vault, not valid now, or there are no keys to check it with.
     pub async fn verify_assertion(
         &self,
         assertion: &UnverifiedAssertion,
     ) -> Result<VerifiedUser, AssertionError> {
-        assertion::verify(&self.provider, assertion, self.clock.now()).await
+        assertion::verify(&self.provider, &self.client_id, assertion, self.clock.now()).await
     }
 
     /// Says whose tokens an answer holds, by its ID token, or else by its

@@ -24,7 +24,7 @@ pub struct Provider {
     pub audience: Vec<String>,
     /// Which tenant a user's token belongs to.
     pub tenant: TenantRule,
-    /// Claims that name the user; the first one present is taken.
+    /// Claims that name the user; the first one present decides.
     pub subject_claims: Vec<String>,
     /// How it behaves.
     pub profile: Profile,

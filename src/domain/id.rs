@@ -4,6 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
+
 /// A name that breaks its rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidName {
@@ -22,7 +25,7 @@ impl fmt::Display for InvalidName {
 impl std::error::Error for InvalidName {}
 
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $kind:literal, $check:path) => {
+    ($(#[$doc:meta])* $type:ident, $kind:literal, $check:path, $check_stored:path) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $type(Arc<str>);
@@ -35,6 +38,19 @@ macro_rules! name {
             /// The rule that the name breaks.
             pub fn new(name: &str) -> Result<Self, InvalidName> {
                 match $check(name) {
+                    Ok(()) => Ok(Self(name.into())),
+                    Err(rule) => Err(InvalidName { kind: $kind, rule }),
+                }
+            }
+
+            /// A name that a store has kept since before the rule was what it
+            /// is now; what is kept must stay readable.
+            ///
+            /// # Errors
+            ///
+            /// The rule that even a name of then breaks.
+            pub fn stored(name: &str) -> Result<Self, InvalidName> {
+                match $check_stored(name) {
                     Ok(()) => Ok(Self(name.into())),
                     Err(rule) => Err(InvalidName { kind: $kind, rule }),
                 }
@@ -65,31 +81,36 @@ name!(
     /// A tenant: a customer whose users' tokens are kept under keys of its own.
     TenantId,
     "tenant",
+    check_token,
     check_token
 );
 name!(
     /// An OAuth client as the configuration names it.
     ClientId,
     "client",
+    check_token,
     check_token
 );
 name!(
     /// A user within a tenant, as the configured claim rule derives it.
     SubjectId,
     "subject",
-    check_printable
+    check_printable,
+    check_spaceless
 );
 name!(
     /// A caller of the API: the one URI or DNS name in its certificate.
     CallerId,
     "caller",
-    check_printable
+    check_printable,
+    check_spaceless
 );
 name!(
     /// The issuer of a grant (OpenID Connect Discovery section 3).
     Issuer,
     "issuer",
-    check_printable
+    check_printable,
+    check_spaceless
 );
 
 /// A tenant's or client's name goes into URLs and file names: letters that can
@@ -102,10 +123,41 @@ fn check_token(name: &str) -> Result<(), &'static str> {
     if fits { Ok(()) } else { Err(RULE) }
 }
 
+/// A name is compared byte by byte and read by people, so two names that look
+/// alike must not differ by something that cannot be seen. It is refused, never
+/// folded: a provider's `sub` is case-sensitive (OpenID Connect Core section 2),
+/// and a name that was changed is another user's.
 fn check_printable(name: &str) -> Result<(), &'static str> {
+    const RULE: &str = "must be 1 to 255 bytes without white space and without characters that are invisible, \
+                        change the direction of text, or have no meaning";
+    check_spaceless(name)?;
+    if name.chars().all(is_visible) { Ok(()) } else { Err(RULE) }
+}
+
+/// The rule of the first version.
+fn check_spaceless(name: &str) -> Result<(), &'static str> {
     const RULE: &str = "must be 1 to 255 bytes without white space or control characters";
     let fits = (1..=255).contains(&name.len()) && !name.chars().any(|c| c.is_whitespace() || c.is_control());
     if fits { Ok(()) } else { Err(RULE) }
+}
+
+fn is_visible(c: char) -> bool {
+    const BLANK_BRAILLE: char = '\u{2800}';
+    if c.is_ascii() {
+        return c.is_ascii_graphic();
+    }
+    let without_shape = matches!(
+        CodePointMapData::<GeneralCategory>::new().get(c),
+        GeneralCategory::Control
+            | GeneralCategory::Format
+            | GeneralCategory::LineSeparator
+            | GeneralCategory::ParagraphSeparator
+            | GeneralCategory::PrivateUse
+            | GeneralCategory::SpaceSeparator
+            | GeneralCategory::Surrogate
+            | GeneralCategory::Unassigned
+    );
+    !without_shape && !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c) && c != BLANK_BRAILLE
 }
 
 #[cfg(test)]
@@ -128,5 +180,64 @@ mod tests {
         for bad in ["", "a b", "a\0", "a\u{2028}b"] {
             assert!(SubjectId::new(bad).is_err(), "{bad:?} was accepted");
         }
+    }
+
+    #[test]
+    fn two_names_that_look_alike_do_not_differ_by_what_cannot_be_seen() {
+        let invisible = ['\u{200b}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2060}'..='\u{206f}']
+            .into_iter()
+            .chain(['\u{fe00}'..='\u{fe0f}', '\u{e0000}'..='\u{e01ef}', '\u{e000}'..='\u{e010}'])
+            .chain(['\u{fdd0}'..='\u{fdef}', '\u{80}'..='\u{a0}', '\u{fff0}'..='\u{fffb}'])
+            .flatten();
+        let others = [
+            '\u{ad}',
+            '\u{34f}',
+            '\u{378}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{17b4}',
+            '\u{180e}',
+            '\u{2800}',
+            '\u{3164}',
+            '\u{feff}',
+            '\u{ffa0}',
+            '\u{1d173}',
+            '\u{10fffd}',
+            '\u{10ffff}',
+            '\0',
+            '\u{7f}',
+            '\t',
+            '\u{2028}',
+        ];
+        for c in invisible.chain(others) {
+            let name = format!("user{c}-1");
+            assert!(SubjectId::new(&name).is_err(), "{name:?} was accepted");
+            assert!(CallerId::new(&name).is_err(), "{name:?} was accepted");
+            assert!(Issuer::new(&name).is_err(), "{name:?} was accepted");
+            assert!(TenantId::new(&name).is_err() && ClientId::new(&name).is_err(), "{name:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn no_name_is_folded() {
+        for (one, other) in [("Ada", "ada"), ("\u{e9}", "e\u{301}"), ("\u{212b}", "\u{c5}"), ("a", "\u{430}")]
+        {
+            let (one, other) = (SubjectId::new(one).unwrap(), SubjectId::new(other).unwrap());
+            assert_ne!(one, other);
+        }
+        for good in ["Zoë", "日本語", "ユーザー", "अमित", "user#$%&'*+/=?^`{|}~!", "🦀", "عمر"]
+        {
+            assert_eq!(SubjectId::new(good).unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn what_was_stored_stays_readable() {
+        for name in ["user\u{200b}-1", "user\u{202e}-1", "\u{e000}"] {
+            assert!(SubjectId::new(name).is_err());
+            assert_eq!(SubjectId::stored(name).unwrap().as_str(), name);
+            assert!(Issuer::stored(name).is_ok());
+        }
+        assert!(SubjectId::stored("a b").is_err() && TenantId::stored("a/b").is_err());
     }
 }

@@ -158,7 +158,8 @@ impl Grants {
             token => match self.pages.open(&["grants", &tenant, &client], token)?.as_slice() {
                 [client, subject] => Some(GrantCursor {
                     client: fields::client_id(client)?,
-                    subject: fields::subject_id(subject)?,
+                    // The vault's own word, from a row.
+                    subject: SubjectId::stored(subject).map_err(|e| fields::invalid(&e))?,
                 }),
                 _ => return Err(fields::invalid_request("page_token")),
             },

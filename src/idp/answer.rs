@@ -218,7 +218,7 @@ impl TokenAnswer {
             access_token: None,
             token_type: "Bearer".into(),
             expires_in: None,
-            scopes: None,
+            scopes: fields.parsed("scope").and_then(|value| scopes(&value)),
         })
     }
 
@@ -433,7 +433,8 @@ mod tests {
             br#"{"access_token":"at","scope":"a","expires_in":60,"id_token":"it","refresh_token":"rt","#;
         let answer = RawAnswer::torn(200, None, body.to_vec());
         let tokens = TokenAnswer::of(&answer, &Fields::read(&answer.text())).unwrap();
-        assert!(tokens.access_token.is_none() && tokens.scopes.is_none() && tokens.expires_in.is_none());
+        assert!(tokens.access_token.is_none() && tokens.expires_in.is_none());
+        assert_eq!(tokens.scopes.unwrap().to_wire(), "a", "what stands whole is the grant's");
         assert_eq!(tokens.refresh_token.unwrap().expose(), "rt");
         assert_eq!(tokens.id_token.unwrap().expose(), "it");
         let without = RawAnswer::torn(200, None, br#"{"access_token":"at","#.to_vec());

@@ -1,31 +1,28 @@
 //! Whose token is this: the checks on a token from outside, and the rules that
 //! make a tenant and a subject of its claims.
 //!
-//! The order: shape, algorithm, issuer and audience; then the signature, with
-//! the keys the provider publishes; then the time, by the vault's own clock.
-//! Only a token that passed all else is called expired. Details are fixed
-//! words: a claim of a token that proved nothing belongs in no log.
+//! The order: shape, algorithm, issuer, audience and kind; then the signature,
+//! with the keys the provider publishes; then the user and the time, by the
+//! vault's own clock. Only a token that passed all else is called expired.
+//! Details are for the log: what was expected, and what came, cut short.
 
+use std::fmt;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
-use serde_json::{Map, Value};
-use zeroize::Zeroizing;
+use serde_json::Value;
 
 use super::answer::TokenAnswer;
+use super::keys::{KeysFault, PublishedKey};
 use super::provider::Provider;
 use super::spec::TenantRule;
+use super::token::{Unchecked, shown, shown_claim, shown_value};
 use crate::clock::Timestamp;
-use crate::domain::id::{SubjectId, TenantId};
+use crate::domain::id::{InvalidName, Issuer, SubjectId, TenantId};
 use crate::secret::UnverifiedAssertion;
 
 /// How far the provider's clock may be from the vault's.
 const LEEWAY: Duration = Duration::from_secs(60);
-
-/// Most bytes of a token.
-const MOST_BYTES: usize = 64 * 1024;
 
 /// A user whose token was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +33,26 @@ pub struct VerifiedUser {
     pub subject: SubjectId,
     /// When the token that proved it expires.
     pub expires_at: Option<Timestamp>,
+    texts: Texts,
 }
 
 impl VerifiedUser {
-    /// Whether the proof has the name in any of its claims.
+    /// Whether any text among the verified token's claims is `subject`. Where
+    /// that is another than the user's own, `subject_claims` may name the wrong
+    /// claim, and the token may be that subject's all the same.
     #[must_use]
-    pub fn names(&self, _subject: &SubjectId) -> bool {
-        false
+    pub fn names(&self, subject: &SubjectId) -> bool {
+        self.texts.0.iter().any(|text| **text == *subject.as_str())
+    }
+}
+
+/// The texts among a token's claims, which say more of a user than a log needs.
+#[derive(Clone, PartialEq, Eq)]
+struct Texts(Vec<Box<str>>);
+
+impl fmt::Debug for Texts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Texts(redacted)")
     }
 }
 
@@ -51,21 +61,28 @@ impl VerifiedUser {
 pub enum AssertionError {
     /// It is not a signed JWT.
     Malformed,
-    /// It is one, but not a token of this provider for the vault.
+    /// It is signed with an algorithm that has no public key, or none.
+    AlgorithmRefused(String),
+    /// The provider publishes no key that it could be signed with.
+    KeyUnknown(String),
+    /// It is a JWT, but not a user's access token of this provider for the
+    /// vault.
     Rejected(String),
     /// It was accepted until a while ago.
     Expired,
-    /// The provider's keys cannot be had.
-    KeysUnavailable(String),
+    /// There are no keys to check it with.
+    KeysUnavailable(KeysFault),
 }
 
-impl std::fmt::Display for AssertionError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for AssertionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed => f.write_str("the token is not a signed JWT"),
-            Self::Rejected(detail) => write!(f, "the token was rejected: {detail}"),
+            Self::AlgorithmRefused(detail) | Self::KeyUnknown(detail) | Self::Rejected(detail) => {
+                write!(f, "the token was rejected: {detail}")
+            }
             Self::Expired => f.write_str("the token has expired"),
-            Self::KeysUnavailable(detail) => write!(f, "the provider's keys cannot be had: {detail}"),
+            Self::KeysUnavailable(fault) => write!(f, "the provider's keys are unavailable: {fault}"),
         }
     }
 }
@@ -77,15 +94,15 @@ impl std::error::Error for AssertionError {}
 pub enum IdentityError {
     /// It holds no proof, or one that does not hold.
     Unproven(String),
-    /// The provider's keys cannot be had.
-    KeysUnavailable(String),
+    /// There are no keys to check it with.
+    KeysUnavailable(KeysFault),
 }
 
-impl std::fmt::Display for IdentityError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unproven(detail) => write!(f, "the answer does not prove whose it is: {detail}"),
-            Self::KeysUnavailable(detail) => write!(f, "the provider's keys cannot be had: {detail}"),
+            Self::KeysUnavailable(fault) => write!(f, "the provider's keys are unavailable: {fault}"),
         }
     }
 }
@@ -95,10 +112,12 @@ impl std::error::Error for IdentityError {}
 /// Checks a user's access token that was handed in.
 pub(super) async fn verify(
     provider: &Provider,
+    client_id: &str,
     assertion: &UnverifiedAssertion,
     now: Timestamp,
 ) -> Result<VerifiedUser, AssertionError> {
-    check(provider, assertion.expose(), Audience::OneOf(&provider.spec.audience), now).await
+    let expected = Expected { client_id, token: Kind::Assertion };
+    check(provider, assertion.expose(), expected, now).await
 }
 
 /// Says whose tokens an answer of the token endpoint holds. An ID token
@@ -111,155 +130,191 @@ pub(super) async fn identify(
     expected_tenant: &TenantId,
     now: Timestamp,
 ) -> Result<VerifiedUser, IdentityError> {
+    let expected = |token| Expected { client_id, token };
     let checked = match (&answer.id_token, &answer.access_token) {
-        (Some(token), _) => check(provider, token.expose(), Audience::Client(client_id), now).await,
-        (None, Some(token)) => check(provider, token.expose(), Audience::Anyone, now).await,
+        (Some(token), _) => check(provider, token.expose(), expected(Kind::IdToken), now).await,
+        (None, Some(token)) => check(provider, token.expose(), expected(Kind::Answered), now).await,
         (None, None) => Err(AssertionError::Rejected("there is no ID token and no access token".into())),
     };
     match checked {
         Ok(user) if user.tenant == *expected_tenant => Ok(user),
-        Ok(_) => Err(IdentityError::Unproven("the token is of another tenant".into())),
-        Err(AssertionError::KeysUnavailable(detail)) => Err(IdentityError::KeysUnavailable(detail)),
+        Ok(user) => Err(IdentityError::Unproven(format!(
+            "the token is of the tenant {}, expected {expected_tenant}",
+            user.tenant
+        ))),
+        Err(AssertionError::KeysUnavailable(fault)) => Err(IdentityError::KeysUnavailable(fault)),
         Err(error) => Err(IdentityError::Unproven(error.to_string())),
     }
 }
 
+/// What a token is to be.
 #[derive(Clone, Copy)]
-enum Audience<'a> {
-    OneOf(&'a [String]),
-    /// An ID token's, which is the client alone.
-    Client(&'a str),
-    Anyone,
+struct Expected<'a> {
+    /// The vault's own name at the provider.
+    client_id: &'a str,
+    token: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A user's access token for the vault.
+    Assertion,
+    /// An ID token for the client.
+    IdToken,
+    /// An access token for somebody else that the provider answered with.
+    Answered,
 }
 
 async fn check(
     provider: &Provider,
     token: &str,
-    audience: Audience<'_>,
+    expected: Expected<'_>,
     now: Timestamp,
 ) -> Result<VerifiedUser, AssertionError> {
-    let rejected = |why: &str| Err(AssertionError::Rejected(why.into()));
     let token = Unchecked::read(token).ok_or(AssertionError::Malformed)?;
-    let Some(algorithm) = token.algorithm() else { return rejected("its algorithm is not allowed") };
-    if token.header.contains_key("crit") {
-        return rejected("its header demands an extension");
-    }
-    let tenant = match &provider.spec.tenant {
-        TenantRule::Fixed(tenant) => tenant.clone(),
-        TenantRule::Claim(claim) => match token.claim(claim).map(TenantId::new) {
-            Some(Ok(tenant)) => tenant,
-            Some(Err(_)) | None => return rejected("it names no tenant"),
-        },
-    };
+    let algorithm = algorithm(&token)?;
+    let tenant = tenant(provider, &token).map_err(AssertionError::Rejected)?;
     let issuer = provider.issuer(&tenant);
-    if token.claim("iss") != Some(issuer.as_str()) {
-        return rejected("its issuer is not the provider's");
-    }
-    if !token.is_for(audience) {
-        return rejected("it is not meant for the vault");
-    }
-
-    let uri = provider.spec.jwks_uri(&tenant);
-    let key_id = token.header.get("kid").and_then(Value::as_str);
-    let keys = provider.keys.find(&provider.http, &uri, key_id, algorithm).await;
-    let keys = keys.map_err(|fault| AssertionError::KeysUnavailable(fault.to_string()))?;
-    if keys.is_empty() {
-        return rejected("no published key has its key id and algorithm");
-    }
-    let key = keys.iter().find(|key| key.made(token.signature, token.message, algorithm));
-    let Some(key) = key else { return rejected("its signature is not the provider's") };
+    check_purpose(provider, &token, &issuer, expected).map_err(AssertionError::Rejected)?;
+    let key = signing_key(provider, &token, &tenant, algorithm).await?;
     // A provider of many tenants says at the key for which of them it is.
     let key_issuer = key.issuer.as_deref().map(|own| own.replace("{tenantid}", tenant.as_str()));
-    if key_issuer.is_some_and(|own| own != issuer.as_str()) {
-        return rejected("its key is for another issuer");
+    if let Some(own) = key_issuer.filter(|own| own != issuer.as_str()) {
+        let detail = format!("its key is for another issuer: {}, expected \"{issuer}\"", shown(&own));
+        return Err(AssertionError::Rejected(detail));
     }
+    let subject = subject(provider, &token).map_err(AssertionError::Rejected)?;
+    let expires_at = check_time(&token, now)?;
+    let texts = token.claims.values().filter_map(Value::as_str).map(Into::into).collect();
+    Ok(VerifiedUser { tenant, subject, expires_at: Some(expires_at), texts: Texts(texts) })
+}
 
-    let Some(expires_at) = token.moment("exp") else { return rejected("it has no expiry") };
+/// Its algorithm, if it is one with a public key and no extension changes what
+/// that means.
+fn algorithm(token: &Unchecked<'_>) -> Result<Algorithm, AssertionError> {
+    let named = token.header.get("alg").and_then(Value::as_str).and_then(|name| name.parse().ok());
+    match named {
+        Some(Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) | None => {
+            let came = shown_claim(&token.header, "alg");
+            let detail = format!("its algorithm is {came}, expected one with a public key");
+            Err(AssertionError::AlgorithmRefused(detail))
+        }
+        Some(_) if token.header.contains_key("crit") => {
+            Err(AssertionError::Rejected("its header demands an extension".into()))
+        }
+        Some(public) => Ok(public),
+    }
+}
+
+fn tenant(provider: &Provider, token: &Unchecked<'_>) -> Result<TenantId, String> {
+    match &provider.spec.tenant {
+        TenantRule::Fixed(tenant) => Ok(tenant.clone()),
+        TenantRule::Claim(claim) => name(token, claim, TenantId::new)
+            .unwrap_or_else(|| Err(format!("it names no tenant: the claim {claim} is missing"))),
+    }
+}
+
+/// The configured claims are a rule and not a search: the first that is there
+/// decides, and when it cannot be used no later one takes its place. Else a
+/// user could choose, by spoiling one claim, which other names him.
+fn subject(provider: &Provider, token: &Unchecked<'_>) -> Result<SubjectId, String> {
+    let claims = &provider.spec.subject_claims;
+    let first = claims.iter().find_map(|claim| name(token, claim, SubjectId::new));
+    first.unwrap_or_else(|| Err(format!("it names no subject: it has none of {}", claims.join(", "))))
+}
+
+/// The name in a claim; `None` when the claim is not there.
+fn name<T>(
+    token: &Unchecked<'_>,
+    claim: &str,
+    parse: impl Fn(&str) -> Result<T, InvalidName>,
+) -> Option<Result<T, String>> {
+    let value = token.claims.get(claim).filter(|value| !value.is_null())?;
+    Some(match value.as_str() {
+        None => Err(format!("its claim {claim} is not a text but {}", shown_value(value))),
+        Some(text) => parse(text).map_err(|why| format!("its claim {claim} is {}: {why}", shown(text))),
+    })
+}
+
+/// Who made it, for whom, and what for.
+fn check_purpose(
+    provider: &Provider,
+    token: &Unchecked<'_>,
+    issuer: &Issuer,
+    Expected { client_id, token: kind }: Expected<'_>,
+) -> Result<(), String> {
+    if token.text("iss") != Some(issuer.as_str()) {
+        let came = shown_claim(&token.claims, "iss");
+        return Err(format!("its issuer is {came}, expected \"{issuer}\""));
+    }
+    let audiences = token.audiences();
+    let accepted = match kind {
+        Kind::Assertion => provider.spec.audience.iter().map(String::as_str).collect(),
+        Kind::IdToken => vec![client_id],
+        Kind::Answered => audiences.clone(),
+    };
+    let meant = matches!(kind, Kind::Answered) || accepted.iter().any(|own| audiences.contains(own));
+    if !meant {
+        let came = shown_claim(&token.claims, "aud");
+        return Err(format!("its audience is {came}, expected one of {}", accepted.join(", ")));
+    }
+    let other_kind = match kind {
+        // OpenID Connect Core section 3.1.3.7, steps 4 and 5.
+        Kind::IdToken if token.has("azp") && token.text("azp") != Some(client_id) => {
+            Some(format!("its azp is {}, expected {client_id}", shown_claim(&token.claims, "azp")))
+        }
+        Kind::IdToken => token.not_an_id_token(),
+        Kind::Assertion | Kind::Answered => token.not_a_users_access_token(client_id),
+    };
+    other_kind.map_or(Ok(()), Err)
+}
+
+/// The published key that signed it. Where none did, the provider may have
+/// exchanged its keys under the same name, so they are fetched once more.
+async fn signing_key(
+    provider: &Provider,
+    token: &Unchecked<'_>,
+    tenant: &TenantId,
+    algorithm: Algorithm,
+) -> Result<PublishedKey, AssertionError> {
+    let uri = provider.spec.jwks_uri(tenant);
+    let key_id = token.header.get("kid").and_then(Value::as_str);
+    for anew in [false, true] {
+        let keys = provider.keys.find(&provider.http, &uri, key_id, algorithm, anew).await;
+        let keys = keys.map_err(AssertionError::KeysUnavailable)?;
+        if keys.is_empty() {
+            let came = shown_claim(&token.header, "kid");
+            let detail = format!("no published key has the key id {came} and the algorithm {algorithm:?}");
+            return Err(AssertionError::KeyUnknown(detail));
+        }
+        if let Some(key) = keys.into_iter().find(|key| key.made(token.signature, token.message, algorithm)) {
+            return Ok(key);
+        }
+    }
+    Err(AssertionError::Rejected("its signature is not the provider's".into()))
+}
+
+/// When it expires, if it is valid now.
+fn check_time(token: &Unchecked<'_>, now: Timestamp) -> Result<Timestamp, AssertionError> {
+    let rejected = |why: &str| AssertionError::Rejected(why.into());
+    let expires_at = token.moment("exp").ok_or_else(|| rejected("it has no expiry"))?;
     if token.claims.contains_key("nbf") && token.moment("nbf").is_none_or(|nbf| now.plus(LEEWAY) < nbf) {
-        return rejected("it is not valid yet");
+        return Err(rejected("it is not valid yet"));
     }
-    if now >= expires_at.plus(LEEWAY) {
-        return Err(AssertionError::Expired);
-    }
-    let subject = provider.spec.subject_claims.iter().filter_map(|claim| token.claim(claim));
-    match { subject }.find_map(|name| SubjectId::new(name).ok()) {
-        Some(subject) => Ok(VerifiedUser { tenant, subject, expires_at: Some(expires_at) }),
-        None => rejected("it names no subject"),
-    }
-}
-
-/// A token taken apart, with nothing checked.
-struct Unchecked<'a> {
-    header: Map<String, Value>,
-    claims: Map<String, Value>,
-    message: &'a [u8],
-    signature: &'a str,
-}
-
-impl<'a> Unchecked<'a> {
-    fn read(token: &'a str) -> Option<Self> {
-        if token.len() > MOST_BYTES {
-            return None;
-        }
-        let (message, signature) = token.rsplit_once('.')?;
-        let (header, claims) = message.split_once('.')?;
-        let part = |text: &str| {
-            let json = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
-            serde_json::from_slice::<Map<String, Value>>(&json).ok()
-        };
-        Some(Self { header: part(header)?, claims: part(claims)?, message: message.as_bytes(), signature })
-    }
-
-    /// Its algorithm, if it is one with a public key.
-    fn algorithm(&self) -> Option<Algorithm> {
-        let name = self.header.get("alg")?.as_str()?;
-        match name.parse().ok()? {
-            Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => None,
-            public => Some(public),
-        }
-    }
-
-    /// A claim that is a text and not empty.
-    fn claim(&self, name: &str) -> Option<&str> {
-        self.claims.get(name)?.as_str().filter(|text| !text.is_empty())
-    }
-
-    /// A claim that is a moment (RFC 7519 section 2, NumericDate).
-    fn moment(&self, name: &str) -> Option<Timestamp> {
-        let value = self.claims.get(name)?;
-        if let Some(seconds) = value.as_i64() {
-            return Some(Timestamp(seconds.saturating_mul(1000)));
-        }
-        let seconds = value.as_f64().filter(|s| s.is_finite() && *s >= 0.0)?;
-        let since = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        Some(Timestamp(0).plus(since))
-    }
-
-    fn is_for(&self, audience: Audience<'_>) -> bool {
-        let named: Vec<&str> = match self.claims.get("aud") {
-            Some(Value::String(one)) => vec![one],
-            Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
-            _ => Vec::new(),
-        };
-        match audience {
-            Audience::OneOf(accepted) => accepted.iter().any(|own| named.contains(&own.as_str())),
-            // OpenID Connect Core section 3.1.3.7, steps 3 to 5.
-            Audience::Client(id) => {
-                named.contains(&id) && self.claims.get("azp").is_none_or(|azp| azp.as_str() == Some(id))
-            }
-            Audience::Anyone => true,
-        }
-    }
+    if now >= expires_at.plus(LEEWAY) { Err(AssertionError::Expired) } else { Ok(expires_at) }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::json;
 
     use super::super::spec::{ProviderSpec, TenantRule};
     use super::super::testing::{Reply, RsaKey, Server, StillClock, post_client, provider, ready, tenant};
+    use super::super::token::MOST_TOKEN_BYTES;
     use super::super::{Client, RawAnswer, Verdict, classify};
     use super::*;
     use crate::clock::Clock as _;
@@ -335,20 +390,172 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_usable_claim_names_the_subject() {
+    async fn the_first_claim_that_is_there_names_the_subject() {
         let fixture = Fixture::new().await;
         for (changes, subject) in [
             (json!({ "oid": null }), "pairwise"),
-            (json!({ "oid": "" }), "pairwise"),
-            (json!({ "oid": 7 }), "pairwise"),
-            (json!({ "oid": "a b" }), "pairwise"),
             (json!({ "sub": null }), "user-1"),
+            (json!({ "sub": 7 }), "user-1"),
+            (json!({ "oid": "Ada", "sub": null }), "Ada"),
             (json!({ "aud": ["x", "vault"] }), "user-1"),
             (json!({ "nbf": null }), "user-1"),
         ] {
             let verified = fixture.verify_claims(&changes).await.unwrap();
             assert_eq!((verified.tenant, verified.subject), user(subject), "{changes}");
         }
+        let mut claims = fixture.claims(&json!({}));
+        claims["oid"] = Value::Null;
+        let verified = fixture.verify(fixture.rsa.token(Some("k1"), &claims)).await.unwrap();
+        assert_eq!(verified.subject.as_str(), "pairwise", "null is as good as not there");
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_cannot_be_used_is_not_passed_over() {
+        let fixture = Fixture::new().await;
+        for unusable in [
+            json!(""),
+            json!(" "),
+            json!("mallory evil"),
+            json!("x".repeat(256)),
+            json!(7),
+            json!(1.5),
+            json!(true),
+            json!(["user-1"]),
+            json!({ "id": "user-1" }),
+            json!("user\u{200b}-1"),
+            json!("user\u{202e}-1"),
+            json!("user\u{0}-1"),
+        ] {
+            for claim in ["oid", "tid"] {
+                let outcome = fixture.verify_claims(&json!({ claim: unusable })).await;
+                let Err(AssertionError::Rejected(detail)) = outcome else {
+                    panic!("{unusable}: {outcome:?}")
+                };
+                assert!(detail.starts_with(&format!("its claim {claim} is ")), "{detail}");
+                assert!(detail.is_ascii() && detail.len() < 250, "{detail}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_of_another_kind_is_rejected_for_what_it_is() {
+        let fixture = Fixture::new().await;
+        for (changes, why) in [
+            (json!({ "idtyp": "app" }), "its idtyp is \"app\""),
+            (json!({ "idtyp": "device", "scp": "a" }), "its idtyp is \"device\""),
+            (json!({ "idtyp": ["user"] }), "its idtyp is"),
+            (json!({ "gty": "client-credentials" }), "client-credentials"),
+            (json!({ "sub": "app-1", "client_id": "app-1", "scope": "a" }), "its sub is its client_id"),
+            (json!({ "sub": "app-1", "azp": "app-1" }), "its sub is its azp"),
+            (json!({ "sub": "app-1", "cid": "app-1", "scp": ["a"] }), "its sub is its cid"),
+            (
+                json!({ "azp": "job", "preferred_username": "service-account-job", "scope": "a" }),
+                "service account",
+            ),
+            (json!({ "roles": ["Read.All"], "appid": "app-1" }), "it has no scope"),
+            (json!({ "oid": "sp-1", "sub": "sp-1", "azp": "app-1" }), "it has no scope"),
+            (
+                json!({ "events": { "http://schemas.openid.net/event/backchannel-logout": {} } }),
+                "it has events",
+            ),
+            (json!({ "typ": "ID", "scope": "a" }), "an ID token, not an access token: it says so"),
+            (json!({ "typ": "Refresh", "scope": "a" }), "of the kind refresh"),
+            (json!({ "typ": "Offline", "scope": "a" }), "of the kind offline"),
+            (json!({ "typ": "Logout" }), "of the kind logout"),
+            (json!({ "token_use": "id" }), "an ID token, not an access token: it says so"),
+            (json!({ "at_hash": "x", "scope": "a" }), "an ID token, not an access token: it has at_hash"),
+            (json!({ "c_hash": "x" }), "an ID token, not an access token: it has c_hash"),
+            (json!({ "nonce": "x" }), "an ID token, not an access token: it has a nonce"),
+            (json!({ "aud": ["client 1", "vault"] }), "an ID token, not an access token: it is made out to"),
+            (json!({ "aud": ["client 1", "vault"], "scope": " " }), "an ID token, not an access token"),
+        ] {
+            let outcome = fixture.verify_claims(&changes).await;
+            let Err(AssertionError::Rejected(detail)) = outcome else { panic!("{changes}: {outcome:?}") };
+            assert!(detail.contains(why), "{changes}: {detail}");
+        }
+        for typ in [
+            "logout+jwt",
+            "dpop+jwt",
+            "secevent+jwt",
+            "application/secevent+jwt",
+            "client-authentication+jwt",
+            "oauth-authz-req+jwt",
+            "token-introspection+jwt",
+            "id_token",
+            "",
+        ] {
+            let token = fixture.rsa.typed(Some(typ), Some("k1"), &fixture.claims(&json!({ "scp": "a" })));
+            let outcome = fixture.verify(token).await;
+            let Err(AssertionError::Rejected(detail)) = outcome else { panic!("{typ}: {outcome:?}") };
+            let typ = typ.trim_start_matches("application/");
+            assert!(detail.contains(&format!("its type is \"{typ}\"")), "{detail}");
+        }
+        assert_eq!(fixture.server.requests().len(), 0, "no key was needed to say so");
+    }
+
+    /// As the providers issue them.
+    #[tokio::test]
+    async fn access_tokens_of_users_are_accepted() {
+        let fixture = Fixture::new().await;
+        for (typ, changes) in [
+            (Some("JWT"), json!({ "ver": "2.0", "azp": "spa", "scp": "access_as_user", "idtyp": "user" })),
+            (Some("JWT"), json!({ "ver": "1.0", "appid": "spa", "scp": "a b", "roles": ["Admin"] })),
+            (Some("JWT"), json!({ "scp": "a", "aud": "vault", "azp": "vault", "nonce": "n" })),
+            (Some("jwt"), json!({})),
+            (None, json!({ "cid": "spa", "scp": ["openid", "a"] })),
+            (Some("at+jwt"), json!({ "client_id": "spa", "scope": "a" })),
+            (Some("application/at+jwt"), json!({ "client_id": "spa", "nonce": "n" })),
+            (Some("JWT"), json!({ "typ": "Bearer", "azp": "spa", "scope": "openid", "nonce": "n" })),
+            (Some("JWT"), json!({ "token_use": "access", "client_id": "spa", "scope": "a" })),
+            (Some("JWT"), json!({ "azp": "spa", "gty": "password", "scope": "a", "nonce": null })),
+        ] {
+            let token = fixture.rsa.typed(typ, Some("k1"), &fixture.claims(&changes));
+            let verified = fixture.verify(token).await;
+            assert_eq!(verified.map(|v| v.subject), Ok(user("user-1").1), "{typ:?} {changes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_exchanged_under_the_same_name_are_fetched_once_more() {
+        let fixture = Fixture::new().await;
+        assert!(fixture.verify_claims(&json!({})).await.is_ok());
+        let next = RsaKey::generate();
+        fixture.server.reply(Reply::keys(&[next.published("k1")]));
+        fixture.clock.advance(Duration::from_secs(11));
+        for key_id in [Some("k1"), None] {
+            let token = next.token(key_id, &fixture.claims(&json!({})));
+            assert!(fixture.verify(token).await.is_ok(), "{key_id:?}");
+        }
+        assert_eq!(fixture.server.requests().len(), 2);
+        let stranger = RsaKey::generate().token(Some("k1"), &fixture.claims(&json!({})));
+        assert!(matches!(fixture.verify(stranger).await, Err(AssertionError::Rejected(_))));
+        assert_eq!(fixture.server.requests().len(), 2, "not at every call");
+    }
+
+    #[tokio::test]
+    async fn a_detail_says_what_came_and_what_was_expected_cut_short() {
+        let fixture = Fixture::new().await;
+        let detail = async |changes: Value| match fixture.verify_claims(&changes).await {
+            Err(AssertionError::Rejected(detail)) => detail,
+            outcome => panic!("{outcome:?}"),
+        };
+        let long = format!("ev\u{202e}il\n{}", "y".repeat(100));
+        let shown = format!("\"ev?il?{}...\"", "y".repeat(58));
+        let issuer = format!("{}/t1/v2.0", fixture.server.base);
+        assert_eq!(
+            detail(json!({ "iss": long })).await,
+            format!("its issuer is {shown}, expected \"{issuer}\"")
+        );
+        let expected = "expected one of api://vault, vault";
+        assert_eq!(detail(json!({ "aud": long })).await, format!("its audience is {shown}, {expected}"));
+        assert_eq!(detail(json!({ "aud": null })).await, format!("its audience is missing, {expected}"));
+        let unknown = fixture.rsa.token(Some("k9"), &fixture.claims(&json!({})));
+        assert_eq!(
+            fixture.verify(unknown).await,
+            Err(AssertionError::KeyUnknown(
+                "no published key has the key id \"k9\" and the algorithm RS256".into()
+            ))
+        );
     }
 
     #[tokio::test]
@@ -362,7 +569,6 @@ mod tests {
             json!({ "tid": "t2" }),
             json!({ "tid": null }),
             json!({ "tid": "../t1" }),
-            json!({ "tid": 7 }),
             json!({ "aud": "api://other" }),
             json!({ "aud": "api://vault/" }),
             json!({ "aud": [] }),
@@ -401,7 +607,6 @@ mod tests {
             stranger.token(Some("k1"), &fixture.claims(&json!({}))),
             stranger.token(Some("k1"), &expired),
             stranger.token(None, &fixture.claims(&json!({}))),
-            stranger.token(Some("k2"), &fixture.claims(&json!({}))),
             format!("{header}.{other}.{signature}"),
             format!("{message}."),
             format!("{message}.AAAA"),
@@ -421,18 +626,20 @@ mod tests {
             json!({ "alg": "HS256", "kid": "k1" }),
             json!({ "alg": "RS257", "kid": "k1" }),
             json!({ "kid": "k1" }),
-            json!({ "alg": "RS256", "kid": "k1", "crit": ["b64"] }),
         ] {
             let header = URL_SAFE_NO_PAD.encode(header.to_string());
             let outcome = fixture.verify(format!("{header}.{payload}.AAAA")).await;
-            assert!(matches!(outcome, Err(AssertionError::Rejected(_))), "{outcome:?}");
+            assert!(matches!(outcome, Err(AssertionError::AlgorithmRefused(_))), "{outcome:?}");
         }
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","kid":"k1","crit":["b64"]}"#);
+        let outcome = fixture.verify(format!("{header}.{payload}.AAAA")).await;
+        assert!(matches!(outcome, Err(AssertionError::Rejected(_))), "{outcome:?}");
         // The public key taken for a shared secret: the classic confusion.
         let secret = jsonwebtoken::EncodingKey::from_secret(fixture.rsa.jwk_modulus().as_bytes());
         let mut header = jsonwebtoken::Header::new(Algorithm::HS256);
         header.kid = Some("k1".into());
         let token = jsonwebtoken::encode(&header, &claims, &secret).unwrap();
-        assert!(matches!(fixture.verify(token).await, Err(AssertionError::Rejected(_))));
+        assert!(matches!(fixture.verify(token).await, Err(AssertionError::AlgorithmRefused(_))));
         assert_eq!(fixture.server.requests().len(), 0, "no key was needed to say so");
     }
 
@@ -449,7 +656,7 @@ mod tests {
             format!("{good}.x.y"),
             format!("{array}.{array}.x"),
             format!(" {good}"),
-            format!("{good}{}", "A".repeat(MOST_BYTES)),
+            format!("{good}{}", "A".repeat(MOST_TOKEN_BYTES)),
         ] {
             assert_eq!(fixture.verify(bad.clone()).await, Err(AssertionError::Malformed), "{bad}");
         }
@@ -460,7 +667,10 @@ mod tests {
         let fixture = Fixture::new().await;
         fixture.server.reply(Reply::full("500 No", "", ""));
         let outcome = fixture.verify_claims(&json!({})).await;
-        assert_eq!(outcome, Err(AssertionError::KeysUnavailable("HTTP status 500".into())));
+        assert_eq!(
+            outcome,
+            Err(AssertionError::KeysUnavailable(KeysFault::Unreachable("HTTP status 500".into())))
+        );
     }
 
     #[tokio::test]
@@ -481,7 +691,8 @@ mod tests {
         fixture.server.reply(Reply::keys(&[key]));
         fixture.clock.advance(Duration::from_secs(601));
         let outcome = fixture.verify_claims(&json!({})).await;
-        assert_eq!(outcome, Err(AssertionError::Rejected("its key is for another issuer".into())));
+        let Err(AssertionError::Rejected(detail)) = outcome else { panic!("{outcome:?}") };
+        assert!(detail.starts_with("its key is for another issuer"), "{detail}");
     }
 
     #[tokio::test]
@@ -495,12 +706,17 @@ mod tests {
         let other = fixture.rsa.token(Some("k1"), &fixture.claims(&json!({ "oid": "user-2" })));
         let good = fixture.answer(&json!({ "access_token": other, "id_token": id_token(&json!({})) }));
         let found = fixture.client.identify(&good, &tenant()).await.unwrap();
+        for (subject, named) in [("user-1", true), ("pairwise", true), ("user-2", false), ("pair", false)] {
+            assert_eq!(found.names(&user(subject).1), named, "{subject}");
+        }
+        assert!(!format!("{found:?}").contains("pairwise"), "{found:?}");
         assert_eq!((found.tenant, found.subject), user("user-1"));
 
         for changes in [
             json!({ "aud": "client 2" }),
             json!({ "aud": ["client 1", "client 2"], "azp": "client 2" }),
             json!({ "exp": 1 }),
+            json!({ "events": {} }),
             json!({ "tid": "t2", "iss": format!("{}/t2/v2.0", fixture.server.base) }),
         ] {
             let answer = fixture.answer(&json!({ "access_token": other, "id_token": id_token(&changes) }));

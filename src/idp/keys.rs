@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::send::{Fault, Http};
 use crate::clock::{Clock, Instant, SharedClock};
+use crate::domain::reason::Reason;
 
 const FRESH_FOR: Duration = Duration::from_secs(600);
 const USABLE_FOR: Duration = Duration::from_secs(86_400);
@@ -37,13 +38,25 @@ pub(super) struct PublishedKeys {
 
 /// Why there are no published keys to check a token with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum KeysFault {
+pub enum KeysFault {
     /// They cannot be fetched.
     Unreachable(String),
     /// What is published is of no use.
     Unusable(String),
     /// The vault itself lacks a resource to fetch them with.
     Overloaded(String),
+}
+
+impl KeysFault {
+    /// The reason to give a caller.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Unreachable(_) => Reason::ProviderUnavailable,
+            Self::Unusable(_) => Reason::ProviderKeysUnusable,
+            Self::Overloaded(_) => Reason::VaultOverloaded,
+        }
+    }
 }
 
 impl fmt::Display for KeysFault {
@@ -82,7 +95,8 @@ impl PublishedKeys {
     }
 
     /// The keys at `uri` that fit a token's header; none when the provider
-    /// publishes none that does.
+    /// publishes none that does. `anew`: those that were fetched before do not
+    /// do, even if they are fresh.
     ///
     /// # Errors
     ///
@@ -94,6 +108,7 @@ impl PublishedKeys {
         uri: &str,
         key_id: Option<&str>,
         algorithm: Algorithm,
+        anew: bool,
     ) -> Result<Vec<PublishedKey>, KeysFault> {
         let set = self.set(uri);
         let fitting = |fetched: &Fetched| {
@@ -101,13 +116,14 @@ impl PublishedKeys {
             fits.cloned().collect::<Vec<PublishedKey>>()
         };
         let served = |keys: &Vec<PublishedKey>| !keys.is_empty();
+        let fresh_for = if anew { Duration::ZERO } else { FRESH_FOR };
         let now = self.clock.instant();
-        if let Some(found) = set.within(FRESH_FOR, now).map(|f| fitting(&f)).filter(served) {
+        if let Some(found) = set.within(fresh_for, now).map(|f| fitting(&f)).filter(served) {
             return Ok(found);
         }
         let mut last = set.flight.lock().await;
         let now = self.clock.instant();
-        if let Some(found) = set.within(FRESH_FOR, now).map(|f| fitting(&f)).filter(served) {
+        if let Some(found) = set.within(fresh_for, now).map(|f| fitting(&f)).filter(served) {
             return Ok(found);
         }
         let pause = if set.within(USABLE_FOR, now).is_some() { FETCH_EVERY } else { FIRST_FETCH_EVERY };
@@ -115,20 +131,27 @@ impl PublishedKeys {
             // Noted first, so that callers who give up while waiting do not
             // make the next one fetch at once.
             let fault = KeysFault::Unreachable("the last fetch did not end".into());
-            *last = LastFetch { at: Some(now), fault };
+            *last = LastFetch { at: Some(now), fault: Some(fault) };
             match fetch(http, uri, self.clock.as_ref()).await {
                 Ok(keys) => {
+                    last.fault = None;
                     set.put(Fetched { keys, at: now });
                 }
-                Err(fault) => last.fault = fault,
+                Err(fault) => last.fault = Some(fault),
             }
         }
-        match set.within(USABLE_FOR, now) {
-            Some(fetched) if fetched.keys.is_empty() => {
+        let found = set.within(USABLE_FOR, now).map(|f| fitting(&f)).filter(served);
+        match (found, &last.fault, set.within(USABLE_FOR, now)) {
+            // Nor that their signatures do not.
+            (Some(_), Some(fault), _) if anew => Err(fault.clone()),
+            (Some(found), ..) => Ok(found),
+            // That the keys from before do not fit proves nothing while the
+            // newest cannot be fetched.
+            (None, Some(fault), _) => Err(fault.clone()),
+            (None, None, Some(fetched)) if !fetched.keys.is_empty() => Ok(Vec::new()),
+            (None, None, _) => {
                 Err(KeysFault::Unusable("the key set holds no key that the vault can use".into()))
             }
-            Some(fetched) => Ok(fitting(&fetched)),
-            None => Err(last.fault.clone()),
         }
     }
 
@@ -148,15 +171,11 @@ struct KeySet {
     flight: tokio::sync::Mutex<LastFetch>,
 }
 
+#[derive(Default)]
 struct LastFetch {
     at: Option<Instant>,
-    fault: KeysFault,
-}
-
-impl Default for LastFetch {
-    fn default() -> Self {
-        Self { at: None, fault: KeysFault::Unreachable("they were not fetched".into()) }
-    }
+    /// Why it brought no keys.
+    fault: Option<KeysFault>,
 }
 
 struct Fetched {
@@ -228,7 +247,7 @@ mod tests {
 
         async fn find(&self, key_id: Option<&str>) -> Result<usize, KeysFault> {
             let uri = format!("{}/keys", self.server.base);
-            let found = self.keys.find(&self.http, &uri, key_id, Algorithm::RS256).await;
+            let found = self.keys.find(&self.http, &uri, key_id, Algorithm::RS256, false).await;
             found.map(|keys| keys.len())
         }
 
@@ -287,6 +306,38 @@ mod tests {
         fixture.server.reply(Reply::full("500 No", "", ""));
         fixture.clock.advance(Duration::from_secs(21 * 3600));
         assert_eq!(fixture.find(Some("k1")).await, Err(KeysFault::Unreachable("HTTP status 500".into())));
+    }
+
+    #[tokio::test]
+    async fn what_is_published_and_of_no_use_is_told_apart_from_what_cannot_be_fetched() {
+        let unreachable = |fault: &KeysFault| fault.reason() == Reason::ProviderUnavailable;
+        let unusable = |fault: &KeysFault| fault.reason() == Reason::ProviderKeysUnusable;
+        for (reply, is_so) in [
+            (Reply::full("200 OK", "", "<html>"), unusable as fn(&KeysFault) -> bool),
+            (Reply::full("200 OK", "", "{}"), unusable),
+            (Reply::keys(&[]), unusable),
+            (Reply::keys(&[json!({ "kty": "moon" })]), unusable),
+            (Reply::full("404 No", "", ""), unusable),
+            (Reply::full("302 There", "location: /other\r\n", ""), unusable),
+            (Reply::full("503 No", "", ""), unreachable),
+            (Reply::full("429 Slow", "", ""), unreachable),
+            (Reply::Close(String::new()), unreachable),
+            (Reply::Close("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"keys\":[".into()), unreachable),
+        ] {
+            let fixture = Fixture::new(reply.clone()).await;
+            let fault = fixture.find(Some("k1")).await.unwrap_err();
+            assert!(is_so(&fault), "{reply:?}: {fault:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn that_old_keys_do_not_fit_proves_nothing_while_new_ones_cannot_be_fetched() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1")])).await;
+        assert_eq!(fixture.find(Some("k1")).await, Ok(1));
+        fixture.server.reply(Reply::full("500 No", "", ""));
+        fixture.clock.advance(Duration::from_secs(11));
+        assert_eq!(fixture.find(Some("k2")).await, Err(KeysFault::Unreachable("HTTP status 500".into())));
     }
 
     #[tokio::test]

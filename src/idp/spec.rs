@@ -30,7 +30,7 @@ pub struct ProviderSpec {
     pub audience: Vec<String>,
     /// How a token tells its tenant.
     pub tenant: TenantRule,
-    /// The claims that may name the user; the first that is there wins.
+    /// The claims that may name the user; the first that is there decides.
     pub subject_claims: Vec<String>,
     /// How it behaves.
     pub profile: Profile,

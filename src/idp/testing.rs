@@ -130,7 +130,13 @@ impl RsaKey {
 
     /// A signed token.
     pub(super) fn token(&self, key_id: Option<&str>, claims: &Value) -> String {
+        self.typed(Some("JWT"), key_id, claims)
+    }
+
+    /// A signed token with another `typ` in its header.
+    pub(super) fn typed(&self, typ: Option<&str>, key_id: Option<&str>, claims: &Value) -> String {
         let mut header = Header::new(Algorithm::RS256);
+        header.typ = typ.map(str::to_owned);
         header.kid = key_id.map(str::to_owned);
         jsonwebtoken::encode(&header, claims, &self.encoding_key()).unwrap()
     }

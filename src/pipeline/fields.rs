@@ -127,7 +127,8 @@ pub fn invalid_request(what: &str) -> Failure {
     Failure::new(Reason::InvalidRequest, what)
 }
 
-fn invalid(error: &InvalidName) -> Failure {
+/// A name that breaks its rule.
+pub(crate) fn invalid(error: &InvalidName) -> Failure {
     invalid_request(&error.to_string())
 }
 

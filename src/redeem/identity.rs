@@ -49,10 +49,10 @@ pub(super) async fn identify(client: &Client, expected: &GrantKey, answer: &Toke
             Err(IdentityError::Unproven(detail)) => {
                 return Identity::NotUnderstood(Failure::new(Reason::IdentityUnproven, detail));
             }
-            Err(error) => {
+            Err(IdentityError::KeysUnavailable(fault)) => {
                 tries += 1;
                 if tries >= TRIES {
-                    let failure = Failure::new(Reason::ProviderUnavailable, error.to_string());
+                    let failure = Failure::new(fault.reason(), fault.to_string());
                     return Identity::NotUnderstood(failure.retry_after(BETWEEN_TRIES * 4));
                 }
                 tokio::time::sleep(BETWEEN_TRIES).await;

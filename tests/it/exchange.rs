@@ -25,11 +25,12 @@ async fn a_token_that_proves_nothing_is_refused_and_never_sent() {
 
     let malformed = (Code::InvalidArgument, "ASSERTION_MALFORMED");
     let rejected = (Code::FailedPrecondition, "ASSERTION_REJECTED");
+    let unsigned_refused = (Code::FailedPrecondition, "ASSERTION_ALGORITHM_REFUSED");
     let expired = (Code::FailedPrecondition, "ASSERTION_EXPIRED");
     let cases = [
         ("no JWT", "not a token".to_owned(), malformed),
         ("two parts", head.to_owned(), malformed),
-        ("not signed", unsigned, rejected),
+        ("not signed", unsigned, unsigned_refused),
         ("other signature", format!("{head}.{}", signature.chars().rev().collect::<String>()), rejected),
         ("stranger", with(UserClaims { signed_by_stranger: true, ..usual() }), rejected),
         ("wrong audience", with(UserClaims { audience: "api://other".into(), ..usual() }), rejected),
@@ -153,6 +154,7 @@ async fn a_provider_that_says_no_leaves_nothing_behind_and_the_old_grant_as_it_w
         (Fault::Html { status: 500, consumes: false }, "PROVIDER_UNAVAILABLE"),
         (Fault::Redirect, "PROVIDER_UNAVAILABLE"),
         (Fault::CloseBeforeAnswer { consume: false }, "PROVIDER_UNAVAILABLE"),
+        (Fault::HalfBody { consume: false }, "PROVIDER_UNAVAILABLE"),
         (Fault::throttled(Some(17)), "PROVIDER_THROTTLED"),
         (Fault::throttled(None), "PROVIDER_THROTTLED"),
         (Fault::NoRefreshToken, "NO_REFRESH_TOKEN"),
@@ -165,7 +167,9 @@ async fn a_provider_that_says_no_leaves_nothing_behind_and_the_old_grant_as_it_w
     for (fault, reason) in cases {
         for user in ["new", "old"] {
             stand.provider.script(fault.clone(), 1);
-            let refusal = stand.exchange(stand.exchange_request(user)).await.refused();
+            let answered = stand.exchange(stand.exchange_request(user)).await;
+            assert!(answered.is_err(), "{fault:?} at {user}");
+            let refusal = answered.refused();
             assert_eq!(refusal.reason, reason, "{fault:?}");
             assert!(refusal.code != Code::Unavailable || refusal.retry.is_some(), "{fault:?}");
         }
@@ -198,6 +202,7 @@ async fn oddities_of_an_answer_do_not_cost_the_refresh_token() {
         Fault::ExpiresInMissing,
         Fault::OddScopeOrder,
         Fault::NoAccessToken,
+        Fault::OversizedBody,
     ];
     for (number, fault) in faults.into_iter().enumerate() {
         let user = format!("user-{number}");

@@ -115,7 +115,7 @@ async fn an_enrolment_that_fails_does_not_take_the_tenant_of_another() {
 async fn nor_that_of_one_which_has_not_written_its_intent() {
     let stand = stand().await;
     let hold = Hold::new();
-    stand.faults.on("begin_intake", 1, StoreFault::Hold(hold.clone()));
+    stand.faults.on("begin_enrolment", 1, StoreFault::Hold(hold.clone()));
     let (mut web, request) = (stand.client("web").await, stand.exchange_request("ada"));
     let exchange = tokio::spawn(async move { web.grants.exchange_on_behalf_of(request).await.map(drop) });
     hold.reached(1).await;
@@ -156,13 +156,13 @@ async fn an_operator_takes_a_pending_tenant_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_enrolment_could_not_clear_away_is_collected_later() {
-    for operation in ["drop_pending_tenant", "abandon_intake"] {
+    for operation in ["drop_pending_tenant", "abandon_enrolment"] {
         let mut stand = stand().await;
         stand.provider.script(Fault::error(400, "invalid_grant"), 1);
         stand.faults.on(operation, 1, StoreFault::Fail);
         stand.exchange(stand.exchange_request("ada")).await.unwrap_err();
         stand.faults.assert_met();
-        if operation == "abandon_intake" {
+        if operation == "abandon_enrolment" {
             // As after a crash: the next start clears the enrolment away.
             stand.stop().await;
             assert_eq!(stand.wrapped_keys().await.len(), 1);

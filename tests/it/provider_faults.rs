@@ -101,7 +101,11 @@ async fn a_lost_answer_is_a_doubt_until_the_provider_has_been_asked_in_good_time
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_spoiled_answer_that_spent_the_token_ends_as_lost_at_a_strict_provider() {
-    let faults = [Fault::Html { status: 200, consumes: true }, Fault::Html { status: 500, consumes: true }];
+    let faults = [
+        Fault::HalfBody { consume: true },
+        Fault::Html { status: 200, consumes: true },
+        Fault::Html { status: 500, consumes: true },
+    ];
     let (stand, users) = expired(Stand::new().await, faults.len()).await;
     for (user, fault) in users.iter().zip(&faults) {
         stand.provider.script(fault.clone(), 1);
@@ -142,7 +146,11 @@ async fn a_grace_window_brings_a_lost_token_back() {
     let options = Options { reuse: Reuse::Grace { window: GRACE }, ..Options::default() };
     let profile = "profile = \"grace\"\ngrace_seconds = 30\nmulti_resource = true".to_owned();
     let stand = Stand::with(options, Settings { profile, ..Settings::default() }).await;
-    let faults = [Fault::CloseBeforeAnswer { consume: true }, Fault::Html { status: 500, consumes: true }];
+    let faults = [
+        Fault::CloseBeforeAnswer { consume: true },
+        Fault::HalfBody { consume: true },
+        Fault::Html { status: 500, consumes: true },
+    ];
     let (stand, users) = expired(stand, faults.len()).await;
     for (user, fault) in users.iter().zip(&faults) {
         stand.provider.script(fault.clone(), 1);
@@ -300,15 +308,25 @@ async fn a_life_that_cannot_be_read_is_no_reason_to_lose_the_refresh_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_success_without_an_access_token_still_renews_the_grant() {
-    let (stand, _) = expired(Stand::new().await, 1).await;
-    stand.provider.script(Fault::NoAccessToken, 1);
-    let refusal = stand.token("user-0").await.refused();
-    assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unavailable, "NO_ACCESS_TOKEN"));
-    let grant = stand.describe("user-0").await;
-    assert_eq!((grant.state(), grant.generation), (GrantState::Active, 2));
+async fn a_success_without_a_usable_access_token_still_renews_the_grant() {
+    // The oversized one breaks off after its refresh token.
+    let faults = [Fault::NoAccessToken, Fault::OversizedBody];
+    let (stand, users) = expired(Stand::new().await, faults.len()).await;
+    for (user, fault) in users.iter().zip(&faults) {
+        stand.provider.script(fault.clone(), 1);
+        let refusal = stand.token(user).await.refused();
+        assert_eq!(
+            (refusal.code, refusal.reason.as_str()),
+            (Code::Unavailable, "NO_ACCESS_TOKEN"),
+            "{fault:?}"
+        );
+        let grant = stand.describe(user).await;
+        assert_eq!((grant.state(), grant.generation), (GrantState::Active, 2), "{fault:?}");
+    }
     stand.advance(BACKED_OFF);
-    stand.token("user-0").await.unwrap();
+    for user in &users {
+        stand.token(user).await.unwrap();
+    }
     assert_eq!(stand.provider.stats().reuse_detected, 0);
 }
 

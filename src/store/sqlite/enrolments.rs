@@ -163,11 +163,11 @@ fn open_enrolment(row: &Row<'_>) -> Result<OpenEnrolment> {
         key: GrantKey {
             tenant: rows::name(row, "tenant", TenantId::new)?,
             client: rows::name(row, "client", ClientId::new)?,
-            subject: rows::name(row, "subject", SubjectId::new)?,
+            subject: rows::name(row, "subject", SubjectId::stored)?,
         },
         grant: GrantId(rows::uuid(row, "grant_id")?),
         generation: Generation(row.get("generation")?),
-        issuer: rows::name(row, "issuer", Issuer::new)?,
+        issuer: rows::name(row, "issuer", Issuer::stored)?,
         scopes: rows::scopes(row, "scopes")?,
         resource: rows::resource(row)?,
         started_at: rows::time(row, "started_at")?,

@@ -38,9 +38,9 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant> {
         key: GrantKey {
             tenant: name(row, "tenant", TenantId::new)?,
             client: name(row, "client", ClientId::new)?,
-            subject: name(row, "subject", SubjectId::new)?,
+            subject: name(row, "subject", SubjectId::stored)?,
         },
-        issuer: name(row, "issuer", Issuer::new)?,
+        issuer: name(row, "issuer", Issuer::stored)?,
         lineage: Lineage(uuid(row, "lineage")?),
         state: grant_state(row)?,
         generation: Generation(row.get("generation")?),
