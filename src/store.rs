@@ -32,8 +32,10 @@ use crate::seal::Sealed;
 
 pub mod sqlite;
 
-/// The store failed. Nothing of the operation has happened, except where a
-/// commit's own answer was lost; every operation may be repeated.
+/// The store failed. Nothing of the operation has happened, except where its own
+/// acknowledgement was lost. Every operation may be told again with the same
+/// arguments: a repeat changes nothing more and returns what the first one did
+/// (of counts of what was deleted, what is left to delete).
 #[derive(Debug, Clone)]
 pub struct StoreError {
     /// What was being done, for example "commit 2".
@@ -376,9 +378,9 @@ pub trait Store: Send + Sync + 'static {
     /// Takes the tenant out of service until it is restored or purged; its
     /// epoch grows.
     async fn schedule_purge(&self, id: &TenantId, purge_at: Timestamp) -> Refusable<Tenant, TenantRefused>;
-    /// Takes a scheduled purge back; the epoch grows.
-    async fn restore_tenant(&self, id: &TenantId) -> Refusable<Tenant, TenantRefused>;
-    /// Sets the tombstone: PURGING, epoch + 1. Repeatable while PURGING. With
+    /// Takes back the purge that was scheduled in this epoch; the epoch grows.
+    async fn restore_tenant(&self, id: &TenantId, epoch: u64) -> Refusable<Tenant, TenantRefused>;
+    /// Sets the tombstone: PURGING, epoch + 1. With
     /// `due_by`, only where a purge is scheduled for then or earlier: one that
     /// was taken back or put off meanwhile is left alone.
     async fn tombstone(&self, id: &TenantId, due_by: Option<Timestamp>) -> Refusable<Tenant, TenantRefused>;

@@ -195,7 +195,8 @@ impl TenantService {
     /// No such tenant, nothing scheduled, or already purged.
     pub async fn restore(&self, permit: &Permit<RestoreTenant>) -> Result<Counted, Failure> {
         let id = permit.tenant();
-        let restored = self.store.restore_tenant(id).await;
+        let epoch = self.known(id).await?.epoch;
+        let restored = self.store.restore_tenant(id, epoch).await;
         if may_have_happened(&restored) {
             self.redeemer.gates().close(id).await;
         }
@@ -206,10 +207,12 @@ impl TenantService {
             }
             Err(TenantRefused::WrongState) => {
                 return Err(match self.known(id).await?.state {
-                    TenantState::Pending { .. }
-                    | TenantState::Active { .. }
-                    | TenantState::PurgeScheduled { .. } => {
+                    TenantState::Pending { .. } | TenantState::Active { .. } => {
                         Failure::new(Reason::PurgeNotScheduled, "there is no scheduled purge")
+                    }
+                    TenantState::PurgeScheduled { .. } => {
+                        Failure::new(Reason::StoreUnavailable, "the tenant changed meanwhile")
+                            .retry_after(Duration::from_secs(1))
                     }
                     TenantState::Purging | TenantState::Purged { .. } => refused(TenantRefused::WrongState),
                 });

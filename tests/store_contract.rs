@@ -85,6 +85,7 @@ macro_rules! contract {
             cases! {
                 $make;
                 tenants: a_name_is_given_once, changes_lead_where_they_may_and_nowhere_else,
+                    a_change_told_twice_is_one_change,
                     every_change_of_service_starts_an_epoch, a_version_advances_from_the_newest_alone,
                     only_a_tombstone_lets_grants_be_deleted, due_purges_are_those_at_their_time,
                     a_due_purge_that_was_taken_back_or_put_off_is_refused,

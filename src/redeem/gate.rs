@@ -176,7 +176,7 @@ mod tests {
         gates.close(&acme()).await;
         let refused = gates.enter(&acme(), &store).await.unwrap_err();
         assert_eq!(refused.reason(), Reason::TenantPurgeScheduled);
-        store.restore_tenant(&acme()).await.unwrap().unwrap();
+        store.restore_tenant(&acme(), before + 1).await.unwrap().unwrap();
         let after = gates.enter(&acme(), &store).await.unwrap().epoch;
         assert!(after > before, "tokens from before the purge would be served again");
     }

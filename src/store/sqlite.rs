@@ -123,9 +123,9 @@ impl Store for SqliteStore {
         self.db.write("schedule purge", move |c| tenants::schedule_purge(c, &id, purge_at)).await
     }
 
-    async fn restore_tenant(&self, id: &TenantId) -> Refusable<Tenant, TenantRefused> {
+    async fn restore_tenant(&self, id: &TenantId, epoch: u64) -> Refusable<Tenant, TenantRefused> {
         let id = id.clone();
-        self.db.write("restore tenant", move |c| tenants::restore(c, &id)).await
+        self.db.write("restore tenant", move |c| tenants::restore(c, &id, epoch)).await
     }
 
     async fn tombstone(&self, id: &TenantId, due_by: Option<Timestamp>) -> Refusable<Tenant, TenantRefused> {

@@ -62,7 +62,7 @@ pub(crate) async fn a_claim_needs_a_tenant_in_service(make: Make) {
     let ada = enrolled(store, 1, key("ada")).await;
     store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();
     assert_eq!(store.claim(claim(&ada, 11)).await.unwrap().unwrap_err(), ClaimRefused::OutOfService);
-    store.restore_tenant(&acme()).await.unwrap().unwrap();
+    store.restore_tenant(&acme(), 2).await.unwrap().unwrap();
     assert!(store.claim(claim(&ada, 11)).await.unwrap().is_ok());
     let bob = enrolled(store, 2, key("bob")).await;
     store.tombstone(&acme(), None).await.unwrap().unwrap();

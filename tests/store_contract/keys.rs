@@ -20,6 +20,7 @@ pub(crate) async fn a_version_is_inserted_once(make: Make) {
     let mut backend = make();
     let keys = backend.keys();
     assert!(insert(keys, V1).await);
+    assert!(insert(keys, V1).await, "a repeat is taken for another's key");
     let again = keys.insert(&acme(), V1, KeyId([9; 16]), b"another", at(1)).await.unwrap();
     assert!(!again);
     backend.reopen();

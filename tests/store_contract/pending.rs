@@ -35,12 +35,12 @@ pub(crate) async fn a_first_grant_ends_the_wait(make: Make) {
     let store = backend.store();
     let made = store.create_pending_tenant(&acme(), V1, NOW).await.unwrap().unwrap();
     assert_eq!(made.state, PENDING);
-    assert_eq!(store.create_pending_tenant(&acme(), V1, NOW).await.unwrap(), Err(TenantRefused::Exists));
+    assert_eq!(store.create_pending_tenant(&acme(), V1, at(1)).await.unwrap(), Err(TenantRefused::Exists));
     assert!(store.tenants(None, 10).await.unwrap().is_empty(), "it is listed");
     // Nothing but its first grant, or an operator, changes it.
     for change in [
         store.schedule_purge(&acme(), at(9)).await,
-        store.restore_tenant(&acme()).await,
+        store.restore_tenant(&acme(), 1).await,
         store.tombstone(&acme(), None).await,
         store.finish_purge(&acme(), at(9)).await,
         store.advance_version(&acme(), V1, V2, NOW).await,

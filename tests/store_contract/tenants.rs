@@ -15,7 +15,7 @@ pub(crate) async fn a_name_is_given_once(make: Make) {
     assert_eq!(made.state, TenantState::Active { active_version: V1 });
     assert_eq!((made.created_at, made.rotated_at), (NOW, NOW));
     assert_eq!(store.tenant(&acme()).await.unwrap(), Some(made));
-    assert_eq!(store.create_tenant(&acme(), V1, NOW).await.unwrap(), Err(TenantRefused::Exists));
+    assert_eq!(store.create_tenant(&acme(), V1, at(1)).await.unwrap(), Err(TenantRefused::Exists));
     purge(store).await;
     let again = store.create_tenant(&acme(), V1, NOW).await.unwrap();
     assert_eq!(again, Err(TenantRefused::Exists), "the name of a purged tenant is given out again");
@@ -41,7 +41,10 @@ async fn apply(store: &dyn Store, change: Change) -> Result<Tenant, TenantRefuse
     let id = acme();
     match change {
         Change::Schedule => store.schedule_purge(&id, at(100)).await,
-        Change::Restore => store.restore_tenant(&id).await,
+        Change::Restore => {
+            let epoch = store.tenant(&id).await.unwrap().map_or(0, |tenant| tenant.epoch);
+            store.restore_tenant(&id, epoch).await
+        }
         Change::Tombstone => store.tombstone(&id, None).await,
         Change::Finish => store.finish_purge(&id, at(200)).await,
         Change::Advance => store.advance_version(&id, V1, V2, at(5)).await,
@@ -67,7 +70,7 @@ pub(crate) async fn changes_lead_where_they_may_and_nowhere_else(make: Make) {
             &[(Schedule, scheduled), (Restore, active(V1)), (Tombstone, TenantState::Purging)],
         ),
         (&[Tombstone], TenantState::Purging, &[(Tombstone, TenantState::Purging), (Finish, purged)]),
-        (&[Tombstone, Finish], purged, &[]),
+        (&[Tombstone, Finish], purged, &[(Finish, purged)]),
     ];
     for (path, state, allowed) in table {
         for change in CHANGES {
@@ -97,6 +100,30 @@ pub(crate) async fn changes_lead_where_they_may_and_nowhere_else(make: Make) {
     for change in CHANGES {
         assert_eq!(apply(backend.store(), change).await, Err(TenantRefused::NotFound), "{change:?}");
     }
+}
+
+/// An acknowledgement that was lost is no proof of another's change.
+pub(crate) async fn a_change_told_twice_is_one_change(make: Make) {
+    let backend = make();
+    let store = backend.store();
+    let id = acme();
+    let twice = |first: Tenant, again: Result<Tenant, TenantRefused>| {
+        assert_eq!(again, Ok(first), "a repeat changed something, or was taken for another's");
+    };
+    let made = store.create_tenant(&id, V1, NOW).await.unwrap().unwrap();
+    twice(made, store.create_tenant(&id, V1, NOW).await.unwrap());
+    let advanced = store.advance_version(&id, V1, V2, at(5)).await.unwrap().unwrap();
+    twice(advanced, store.advance_version(&id, V1, V2, at(5)).await.unwrap());
+    let scheduled = store.schedule_purge(&id, at(100)).await.unwrap().unwrap();
+    twice(scheduled.clone(), store.schedule_purge(&id, at(100)).await.unwrap());
+    let restored = store.restore_tenant(&id, scheduled.epoch).await.unwrap().unwrap();
+    twice(restored, store.restore_tenant(&id, scheduled.epoch).await.unwrap());
+    let marked = store.tombstone(&id, None).await.unwrap().unwrap();
+    twice(marked, store.tombstone(&id, None).await.unwrap());
+    let purged = store.finish_purge(&id, at(200)).await.unwrap().unwrap();
+    twice(purged, store.finish_purge(&id, at(200)).await.unwrap());
+    let other = store.finish_purge(&id, at(201)).await.unwrap();
+    assert_eq!(other, Err(TenantRefused::WrongState));
 }
 
 pub(crate) async fn every_change_of_service_starts_an_epoch(make: Make) {
@@ -183,7 +210,7 @@ pub(crate) async fn a_due_purge_that_was_taken_back_or_put_off_is_refused(make: 
     with_acme(store).await;
     store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();
     assert_eq!(store.tombstone(&acme(), Some(at(99))).await.unwrap(), Err(TenantRefused::WrongState));
-    store.restore_tenant(&acme()).await.unwrap().unwrap();
+    store.restore_tenant(&acme(), 2).await.unwrap().unwrap();
     assert_eq!(store.tombstone(&acme(), Some(at(100))).await.unwrap(), Err(TenantRefused::WrongState));
     assert!(store.tenant(&acme()).await.unwrap().unwrap().sealing_version().is_some());
     store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();

@@ -198,7 +198,7 @@ delegate! {
         write advance_version(id: &TenantId, from: KeyVersion, to: KeyVersion, at: Timestamp)
             -> Refusable<Tenant, TenantRefused>;
         write schedule_purge(id: &TenantId, purge_at: Timestamp) -> Refusable<Tenant, TenantRefused>;
-        write restore_tenant(id: &TenantId) -> Refusable<Tenant, TenantRefused>;
+        write restore_tenant(id: &TenantId, epoch: u64) -> Refusable<Tenant, TenantRefused>;
         write tombstone(id: &TenantId, due_by: Option<Timestamp>) -> Refusable<Tenant, TenantRefused>;
         write delete_tenant_grants(id: &TenantId) -> Result<u64, StoreError>;
         write finish_purge(id: &TenantId, erased_at: Timestamp) -> Refusable<Tenant, TenantRefused>;

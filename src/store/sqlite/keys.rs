@@ -49,9 +49,14 @@ impl KeyStore for SqliteKeyStore {
                  SELECT ?1, ?2, ?3, 'PRE_ACTIVE', ?4, 0, ?5
                  WHERE NOT EXISTS (SELECT 1 FROM tombstone WHERE tenant = ?1)",
             )?
-            .execute((tenant.as_str(), version.0, key_id.0, at.0, wrapped))
+            .execute((tenant.as_str(), version.0, key_id.0, at.0, &wrapped))?;
+            // Also when it was there before: its acknowledgement was lost.
+            c.prepare_cached(
+                "SELECT 1 FROM tenant_key WHERE tenant = ?1 AND version = ?2 AND key_id = ?3 AND wrapped = ?4",
+            )?
+            .exists((tenant.as_str(), version.0, key_id.0, &wrapped))
         };
-        Ok(self.db.write("insert key", insert).await? == 1)
+        self.db.write("insert key", insert).await
     }
 
     async fn keys(&self, tenant: &TenantId) -> Result<Vec<KeyRecord>, StoreError> {

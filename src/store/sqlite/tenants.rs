@@ -26,8 +26,10 @@ pub(super) fn create_pending(c: &Connection, id: &TenantId, version: KeyVersion,
 }
 
 fn insert(c: &Connection, id: &TenantId, version: KeyVersion, at: Timestamp, pending: bool) -> Change {
-    if find(c, id)?.is_some() {
-        return Ok(Err(TenantRefused::Exists));
+    if let Some(known) = find(c, id)? {
+        // The same making told again: its acknowledgement was lost.
+        let made = known.created_at == at && known.epoch == 1 && known.sealing_version() == Some(version);
+        return Ok(if made { Ok(known) } else { Err(TenantRefused::Exists) });
     }
     if c.prepare_cached(NAME_TAKEN)?.exists([id.as_str()])? {
         return Ok(Err(TenantRefused::NameTaken));
@@ -94,7 +96,11 @@ pub(super) fn advance_version(
     change(
         c,
         id,
-        |tenant| tenant.sealing_version() == Some(from),
+        |tenant| match tenant.sealing_version() {
+            Some(version) if version == from => Next::Write,
+            Some(version) if version == to && tenant.rotated_at == at => Next::Done,
+            _ => Next::Refuse,
+        },
         || {
             c.prepare_cached("UPDATE tenant SET active_version = ?2, rotated_at = ?3 WHERE id = ?1")?
                 .execute((id.as_str(), to.0, at.0))
@@ -103,10 +109,12 @@ pub(super) fn advance_version(
 }
 
 pub(super) fn schedule_purge(c: &Connection, id: &TenantId, purge_at: Timestamp) -> Change {
-    let allowed = |tenant: &Tenant| {
-        matches!(tenant.state, TenantState::Active { .. } | TenantState::PurgeScheduled { .. })
+    let next = |tenant: &Tenant| match tenant.state {
+        TenantState::PurgeScheduled { purge_at: known, .. } if known == purge_at => Next::Done,
+        TenantState::Active { .. } | TenantState::PurgeScheduled { .. } => Next::Write,
+        TenantState::Pending { .. } | TenantState::Purging | TenantState::Purged { .. } => Next::Refuse,
     };
-    change(c, id, allowed, || {
+    change(c, id, next, || {
         c.prepare_cached(
             "UPDATE tenant SET state = 'PURGE_SCHEDULED', purge_at = ?2, epoch = epoch + 1 WHERE id = ?1",
         )?
@@ -114,11 +122,15 @@ pub(super) fn schedule_purge(c: &Connection, id: &TenantId, purge_at: Timestamp)
     })
 }
 
-pub(super) fn restore(c: &Connection, id: &TenantId) -> Change {
+pub(super) fn restore(c: &Connection, id: &TenantId, epoch: u64) -> Change {
     change(
         c,
         id,
-        |tenant| matches!(tenant.state, TenantState::PurgeScheduled { .. }),
+        |tenant| match tenant.state {
+            TenantState::PurgeScheduled { .. } if tenant.epoch == epoch => Next::Write,
+            TenantState::Active { .. } if tenant.epoch == epoch + 1 => Next::Done,
+            _ => Next::Refuse,
+        },
         || {
             c.prepare_cached(
                 "UPDATE tenant SET state = 'ACTIVE', purge_at = NULL, epoch = epoch + 1 WHERE id = ?1",
@@ -129,13 +141,13 @@ pub(super) fn restore(c: &Connection, id: &TenantId) -> Change {
 }
 
 pub(super) fn tombstone(c: &Connection, id: &TenantId, due_by: Option<Timestamp>) -> Change {
-    let allowed = |tenant: &Tenant| match (&tenant.state, due_by) {
-        (TenantState::Purged { .. } | TenantState::Pending { .. }, _)
-        | (TenantState::Active { .. }, Some(_)) => false,
-        (TenantState::Purging, _) | (_, None) => true,
-        (TenantState::PurgeScheduled { purge_at, .. }, Some(now)) => *purge_at <= now,
+    let next = |tenant: &Tenant| match (&tenant.state, due_by) {
+        (TenantState::Purging, _) => Next::Done,
+        (TenantState::Active { .. } | TenantState::PurgeScheduled { .. }, None) => Next::Write,
+        (TenantState::PurgeScheduled { purge_at, .. }, Some(now)) if *purge_at <= now => Next::Write,
+        _ => Next::Refuse,
     };
-    change(c, id, allowed, || {
+    change(c, id, next, || {
         c.prepare_cached(
             "UPDATE tenant SET state = 'PURGING', purge_at = NULL, epoch = epoch + 1 WHERE id = ?1",
         )?
@@ -158,7 +170,11 @@ pub(super) fn finish_purge(c: &Connection, id: &TenantId, erased_at: Timestamp) 
     change(
         c,
         id,
-        |tenant| tenant.state == TenantState::Purging,
+        |tenant| match tenant.state {
+            TenantState::Purging => Next::Write,
+            TenantState::Purged { erased_at: known } if known == erased_at => Next::Done,
+            _ => Next::Refuse,
+        },
         || {
             c.prepare_cached(
                 "UPDATE tenant SET state = 'PURGED', active_version = 0, erased_at = ?2 WHERE id = ?1",
@@ -196,19 +212,30 @@ pub(super) fn census(c: &Connection, id: &TenantId) -> Result<Vec<(KeyVersion, u
     .collect()
 }
 
+/// What a change of a tenant comes to.
+enum Next {
+    Write,
+    /// It was made before, and its acknowledgement was lost.
+    Done,
+    Refuse,
+}
+
 fn change(
     c: &Connection,
     id: &TenantId,
-    allowed: impl FnOnce(&Tenant) -> bool,
+    next: impl FnOnce(&Tenant) -> Next,
     write: impl FnOnce() -> Result<usize>,
 ) -> Change {
     match find(c, id)? {
         None | Some(Tenant { state: TenantState::Pending { .. }, .. }) => Ok(Err(TenantRefused::NotFound)),
-        Some(tenant) if !allowed(&tenant) => Ok(Err(TenantRefused::WrongState)),
-        Some(_) => {
-            write()?;
-            changed(c, id)
-        }
+        Some(tenant) => match next(&tenant) {
+            Next::Refuse => Ok(Err(TenantRefused::WrongState)),
+            Next::Done => Ok(Ok(tenant)),
+            Next::Write => {
+                write()?;
+                changed(c, id)
+            }
+        },
     }
 }
 
