@@ -145,6 +145,10 @@ mod tests {
     fn the_scheduled_job_acts_for_the_vault() {
         let permit = Permit::<RunRotation>::for_schedule();
         assert_eq!(permit.caller().id().as_str(), "system:rotation");
-        assert_eq!(permit.tenant(), None);
+        assert_eq!((permit.tenant(), permit.client()), (None, None));
+        // Nobody with a certificate can be it.
+        assert!(crate::authn::RESERVED_SCHEMES.iter().any(|scheme| {
+            permit.caller().id().as_str().strip_prefix(scheme).is_some_and(|rest| rest.starts_with(':'))
+        }));
     }
 }

@@ -26,3 +26,4 @@ mod rotation;
 mod secrets;
 mod smoke;
 mod tenants;
+mod waiting;
