@@ -384,6 +384,14 @@ pub trait Store: Send + Sync + 'static {
         after: Option<(KeyVersion, GrantId)>,
         limit: u32,
     ) -> Result<Vec<SealedGrant>, StoreError>;
+    /// A tenant's grants with their sealed tokens, under whichever version, by
+    /// identifier after `after`.
+    async fn sealed_grants(
+        &self,
+        tenant: &TenantId,
+        after: Option<GrantId>,
+        limit: u32,
+    ) -> Result<Vec<SealedGrant>, StoreError>;
     /// How many grants of the tenant are sealed under an older version.
     async fn count_stale_grants(&self, tenant: &TenantId, newest: KeyVersion) -> Result<u64, StoreError>;
     /// Puts re-sealed tokens in place; those that moved on are left alone.

@@ -12,7 +12,6 @@ use crate::authn::Caller;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{AttemptId, Grant, GrantId, GrantKey, GrantState};
 use crate::domain::id::TenantId;
-use crate::domain::key::KeyVersion;
 use crate::domain::profile::Reuse;
 use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
@@ -257,12 +256,10 @@ impl Redeemer {
         let all = async {
             let mut after = None;
             loop {
-                // Every version is older than the one that will never be.
-                let every = KeyVersion(u32::MAX);
-                let page = self.parts.store.stale_grants(tenant, every, after, REVOKED_AT_ONCE).await;
+                let page = self.parts.store.sealed_grants(tenant, after, REVOKED_AT_ONCE).await;
                 let Ok(page) = page else { return };
                 let Some(last) = page.last() else { return };
-                after = Some((last.grant.key_version, last.grant.id));
+                after = Some(last.grant.id);
                 let revocations = page.iter().map(|sealed| self.revoke_one(sealed));
                 let outcomes = futures_util::future::join_all(revocations).await;
                 let done = outcomes.into_iter().filter(|revoked| *revoked).count();

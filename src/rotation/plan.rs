@@ -159,7 +159,7 @@ mod tests {
             state: GrantState::Active,
             generation: Generation(1),
             key_version: KeyVersion(3),
-            scopes: ScopeSet::new(["mail.read"].into_iter()).unwrap(),
+            scopes: ScopeSet::new(["mail.read"]).unwrap(),
             resource: None,
             created_at: Timestamp(0),
             refreshed_at: Timestamp(0),

@@ -277,6 +277,16 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn sealed_grants(
+        &self,
+        tenant: &TenantId,
+        after: Option<GrantId>,
+        limit: u32,
+    ) -> Result<Vec<SealedGrant>, StoreError> {
+        let tenant = tenant.clone();
+        self.db.read("list sealed grants", move |c| rotation::sealed_grants(c, &tenant, after, limit)).await
+    }
+
     async fn count_stale_grants(&self, tenant: &TenantId, newest: KeyVersion) -> Result<u64, StoreError> {
         let tenant = tenant.clone();
         self.db.read("count stale grants", move |c| rotation::count_stale_grants(c, &tenant, newest)).await

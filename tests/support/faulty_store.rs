@@ -228,6 +228,8 @@ delegate! {
         read stale_grants(
             tenant: &TenantId, newest: KeyVersion, after: Option<(KeyVersion, GrantId)>, limit: u32
         ) -> Result<Vec<SealedGrant>, StoreError>;
+        read sealed_grants(tenant: &TenantId, after: Option<GrantId>, limit: u32)
+            -> Result<Vec<SealedGrant>, StoreError>;
         read count_stale_grants(tenant: &TenantId, newest: KeyVersion) -> Result<u64, StoreError>;
         write reseal(tenant: &TenantId, batch: Vec<Reseal>) -> Result<u64, StoreError>;
         write postpone_refresh(grant: GrantId, next_refresh_at: Timestamp) -> Result<(), StoreError>;

@@ -43,6 +43,21 @@ pub(super) fn stale_grants(
         .collect()
 }
 
+/// Asked once in a tenant's life, so that it may sort.
+pub(super) fn sealed_grants(
+    c: &Connection,
+    tenant: &TenantId,
+    after: Option<GrantId>,
+    limit: u32,
+) -> Result<Vec<SealedGrant>> {
+    c.prepare_cached(&format!(
+        "SELECT {GRANT_COLUMNS} FROM {GRANT_TABLES}
+         WHERE g.tenant = ?1 AND (?2 IS NULL OR g.id > ?2) ORDER BY g.id LIMIT ?3"
+    ))?
+    .query_map((tenant.as_str(), after.map(|id| *id.0.as_bytes()), limit), rows::sealed_grant)?
+    .collect()
+}
+
 pub(super) fn count_stale_grants(c: &Connection, tenant: &TenantId, newest: KeyVersion) -> Result<u64> {
     c.prepare_cached(COUNT_STALE_GRANTS)?.query_row((tenant.as_str(), newest.0), |row| row.get(0))
 }
