@@ -86,11 +86,44 @@ pub fn between(entropy: &dyn Entropy, low: Duration, high: Duration) -> Result<D
 mod tests {
     use super::*;
 
-    #[test]
-    fn jitter_stays_within_its_bounds() {
-        for _ in 0..1000 {
-            let span = between(&OsEntropy, Duration::from_secs(3), Duration::from_secs(5)).unwrap();
-            assert!((Duration::from_secs(3)..=Duration::from_secs(5)).contains(&span));
+    /// The same four bytes again and again.
+    struct Same([u8; 4]);
+
+    impl Entropy for Same {
+        fn fill(&self, bytes: &mut [u8]) -> Result<(), EntropyUnavailable> {
+            for (byte, same) in bytes.iter_mut().zip(self.0.iter().cycle()) {
+                *byte = *same;
+            }
+            Ok(())
         }
+    }
+
+    struct Nothing;
+
+    impl Entropy for Nothing {
+        fn fill(&self, _bytes: &mut [u8]) -> Result<(), EntropyUnavailable> {
+            Err(EntropyUnavailable)
+        }
+    }
+
+    #[test]
+    fn jitter_reaches_from_one_bound_to_the_other_and_no_further() {
+        let (low, high) = (Duration::from_secs(3), Duration::from_secs(5));
+        let drawn = |bytes: u32| between(&Same(bytes.to_be_bytes()), low, high).unwrap();
+        assert_eq!((drawn(0), drawn(u32::MAX)), (low, high));
+        let middle = drawn(u32::MAX / 2);
+        assert!((Duration::from_millis(3999)..Duration::from_millis(4001)).contains(&middle), "{middle:?}");
+        // Bounds that are one, or the wrong way round, leave nothing to draw.
+        assert_eq!(between(&Same([9; 4]), low, low), Ok(low));
+        assert_eq!(between(&Same([9; 4]), high, low), Ok(high));
+        assert_eq!(between(&Nothing, low, high), Err(EntropyUnavailable));
+    }
+
+    #[test]
+    fn what_the_kernel_gives_differs_from_draw_to_draw() {
+        let draw = || between(&OsEntropy, Duration::ZERO, Duration::from_secs(3600)).unwrap();
+        let drawn: std::collections::BTreeSet<_> = (0..100).map(|_| draw()).collect();
+        // Two of a hundred draws out of 2^32 are the same once in a million times.
+        assert!(drawn.len() >= 98, "{} of 100 draws differ", drawn.len());
     }
 }

@@ -248,13 +248,45 @@ mod tests {
     #[test]
     fn what_was_counted_is_shown_under_its_name() {
         let counters = Counters::new();
-        counters.redemption(RedemptionOutcome::Renewed);
-        counters.redemption(RedemptionOutcome::Lost);
-        counters.redemption(RedemptionOutcome::Lost);
-        counters.grant_lost();
-        counters.cache_hit();
-        counters.scheduler_tick(Timestamp(1_700_000_000_999));
+        // Each has a number of its own, so that no two can be exchanged.
+        let mut number = 0;
+        let mut count = |add: &dyn Fn(&Counters)| {
+            number += 1;
+            (0..number).for_each(|_| add(&counters));
+        };
+        for (outcome, _) in RedemptionOutcome::ALL {
+            count(&|counters| counters.redemption(outcome));
+        }
+        count(&Counters::cache_hit);
+        count(&Counters::cache_miss);
+        count(&Counters::grant_lost);
+        count(&Counters::grant_in_doubt);
+        count(&Counters::grant_stalled);
+        count(&Counters::import_held);
+        count(&Counters::audit_failure);
+        count(&Counters::client_rejected);
+        count(&|counters| counters.scheduler_tick(Timestamp(1_700_000_000_999)));
+        count(&Counters::rotation_failed);
+        count(&|counters| counters.call(Action::GetAccessToken, None));
+        count(&|counters| counters.call(Action::GetAccessToken, Some(Reason::GrantLost)));
+        count(&|counters| counters.call(Action::ALL[Action::ALL.len() - 1], Some(Reason::ALL[0])));
         counters.rotation_succeeded(Timestamp(1_700_000_060_000));
-        insta::assert_snapshot!(counters.render());
+        let text = counters.render();
+        let idle: Vec<_> = text.lines().filter(|line| line.ends_with(" 0")).collect();
+        assert!(idle.is_empty(), "not counted here: {idle:?}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn every_call_has_a_counter_of_its_own() {
+        let counters = Counters::new();
+        let reasons = || std::iter::once(None).chain(Reason::ALL.into_iter().map(Some));
+        for action in Action::ALL {
+            reasons().for_each(|reason| counters.call(action, reason));
+        }
+        let text = counters.render();
+        let calls: Vec<_> = text.lines().filter(|line| line.starts_with("obo_vault_calls_total{")).collect();
+        assert_eq!(calls.len(), Action::ALL.len() * reasons().count());
+        assert!(calls.iter().all(|line| line.ends_with("} 1")), "{calls:?}");
     }
 }

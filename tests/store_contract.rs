@@ -111,6 +111,7 @@ macro_rules! contract {
                     an_open_import_is_found_by_its_mark;
                 listing: grants_page_by_client_and_subject, due_refreshes_page_without_loss_or_repetition,
                     refreshes_are_due_where_they_can_be_done, stale_grants_page_without_loss_or_repetition,
+                    all_sealed_grants_page_without_loss_or_repetition,
                     a_reseal_moves_what_did_not_move_itself;
                 runs: the_newest_run_is_found_and_kept_up_to_date, the_deployment_keeps_its_first_identity,
                     an_idle_store_is_erased_and_writable;

@@ -149,5 +149,9 @@ mod tests {
         let permit = Permit::<RunRotation>::for_schedule();
         assert_eq!(permit.caller().id().as_str(), "system:rotation");
         assert_eq!(permit.resource(), &WholeVault);
+        // Nobody with a certificate can be it.
+        assert!(crate::authn::RESERVED_SCHEMES.iter().any(|scheme| {
+            permit.caller().id().as_str().strip_prefix(scheme).is_some_and(|rest| rest.starts_with(':'))
+        }));
     }
 }

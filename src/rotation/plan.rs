@@ -73,9 +73,11 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::id::TenantId;
+    use crate::domain::grant::{Generation, GrantId, GrantKey, GrantState, Lineage};
+    use crate::domain::id::{ClientId, Issuer, SubjectId, TenantId};
     use crate::domain::key::KeyId;
     use crate::domain::rotation::{Counts, Phase, RunOptions, Trigger};
+    use crate::domain::scope::ScopeSet;
     use crate::domain::tenant::TenantState;
 
     const START: Timestamp = Timestamp(1_000_000_000);
@@ -128,6 +130,48 @@ mod tests {
         assert_eq!(decide(&forced, &tenant(START), 5), None, "a resumed run would rotate twice");
         let gone = Tenant { state: TenantState::Purging, ..young };
         assert_eq!(decide(&forced, &gone, 5), None);
+    }
+
+    #[test]
+    fn a_grant_is_refreshed_once_in_a_run_and_not_while_it_pauses() {
+        let run = run(RunOptions::default());
+        let later = START.plus(Duration::from_secs(60));
+        let refreshed =
+            |at: Timestamp, not_before: Option<Timestamp>| Grant { refreshed_at: at, not_before, ..grant() };
+        let before = START.minus(Duration::from_millis(1));
+        assert!(still_to_refresh(&run, &refreshed(before, None), later));
+        assert!(!still_to_refresh(&run, &refreshed(START, None), later), "it would be refreshed twice");
+        assert!(!still_to_refresh(&run, &refreshed(later, None), later), "somebody else was faster");
+        let pause_until = |until| still_to_refresh(&run, &refreshed(before, Some(until)), later);
+        assert!(!pause_until(later.plus(Duration::from_millis(1))), "a provider's pause was not kept");
+        assert!(pause_until(later), "a pause that is over");
+    }
+
+    fn grant() -> Grant {
+        Grant {
+            id: GrantId(uuid::Uuid::nil()),
+            key: GrantKey {
+                tenant: TenantId::new("acme").unwrap(),
+                client: ClientId::new("portal").unwrap(),
+                subject: SubjectId::new("ada").unwrap(),
+            },
+            issuer: Issuer::new("https://login.example").unwrap(),
+            lineage: Lineage(uuid::Uuid::nil()),
+            state: GrantState::Active,
+            last_attempt: None,
+            unhelpful: 0,
+            generation: Generation(1),
+            key_version: KeyVersion(3),
+            scopes: ScopeSet::new(["mail.read"]).unwrap(),
+            asked: ScopeSet::default(),
+            resource: None,
+            created_at: Timestamp(0),
+            refreshed_at: Timestamp(0),
+            idle_expires_at: None,
+            absolute_expires_at: None,
+            next_refresh_at: START,
+            not_before: None,
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The stand of one test.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use obo_vault::app::{Ambient, Stores};
@@ -25,6 +26,7 @@ pub(crate) struct Stand {
     pub(crate) files: Files,
     /// What goes wrong between the vault and its databases.
     pub(crate) faults: Faults,
+    expects_reuse: AtomicBool,
     vault: Option<RunningVault>,
     _directory: TempDir,
 }
@@ -54,7 +56,15 @@ impl Stand {
         let mut upstream = Upstream::of(&provider);
         redirect(&mut upstream);
         let files = Files::create(directory.path(), &upstream, &settings, 0).unwrap();
-        Self { provider, clock, files, faults: Faults::default(), vault: None, _directory: directory }
+        Self {
+            provider,
+            clock,
+            files,
+            faults: Faults::default(),
+            expects_reuse: AtomicBool::new(false),
+            vault: None,
+            _directory: directory,
+        }
     }
 
     pub(crate) fn ambient(&self) -> Ambient {
@@ -111,6 +121,12 @@ impl Stand {
 
     pub(crate) fn advance(&self, span: Duration) {
         self.clock.advance(span);
+    }
+
+    /// The test makes the provider see an old refresh token again, as a probe of
+    /// a token that was spent does.
+    pub(crate) fn expect_reuse(&self) {
+        self.expects_reuse.store(true, Ordering::SeqCst);
     }
 
     /// Makes the provider's tenant in the vault.
@@ -181,6 +197,16 @@ impl Stand {
             (grant.state() == state).then_some(grant)
         })
         .await
+    }
+}
+
+/// Whatever a test is about: an old refresh token that is used again costs a
+/// user's consent.
+impl Drop for Stand {
+    fn drop(&mut self) {
+        if !std::thread::panicking() && !self.expects_reuse.load(Ordering::SeqCst) {
+            assert_eq!(self.provider.stats().reuse_detected, 0, "the vault used an old refresh token");
+        }
     }
 }
 

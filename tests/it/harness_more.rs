@@ -159,7 +159,14 @@ impl Stand {
     /// The token store's file as a stranger opens it, while the vault is stopped.
     #[expect(clippy::disallowed_types, reason = "a stranger at the file")]
     pub(crate) fn database(&self) -> rusqlite::Connection {
-        rusqlite::Connection::open(self.file("vault.db")).unwrap()
+        self.reader("vault.db")
+    }
+
+    /// One of the vault's databases as a stranger reads it, also while the vault
+    /// runs.
+    #[expect(clippy::disallowed_types, reason = "a stranger at the file")]
+    pub(crate) fn reader(&self, name: &str) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.file(name)).unwrap()
     }
 
     /// Which of the vault's files hold the bytes.

@@ -28,3 +28,4 @@ mod rotation;
 mod secrets;
 mod smoke;
 mod tenants;
+mod waiting;

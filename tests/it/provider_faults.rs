@@ -65,6 +65,7 @@ async fn an_answer_without_tokens_is_a_doubt_that_ends_well_when_nothing_was_spe
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_a_doubt_until_the_provider_has_been_asked_in_good_time() {
     let (stand, _) = expired(Stand::new().await, 1).await;
+    stand.expect_reuse();
     stand.provider.script(Fault::CloseBeforeAnswer { consume: true }, 1);
     let asked = stand.provider.stats().token_requests + 1;
     let first = stand.token("user-0").await.refused();
@@ -107,6 +108,7 @@ async fn every_spoiled_answer_that_spent_the_token_ends_as_lost_at_a_strict_prov
         Fault::Html { status: 500, consumes: true },
     ];
     let (stand, users) = expired(Stand::new().await, faults.len()).await;
+    stand.expect_reuse();
     for (user, fault) in users.iter().zip(&faults) {
         stand.provider.script(fault.clone(), 1);
         assert_doubt(&stand.token(user).await.refused(), 120..=130);
@@ -333,6 +335,7 @@ async fn a_success_without_a_usable_access_token_still_renews_the_grant() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_living_token_is_handed_out_while_its_grant_is_in_doubt() {
     let stand = Stand::new().await;
+    stand.expect_reuse();
     stand.tenant().await;
     stand.grant("ada").await;
     let living = stand.token("ada").await.unwrap();

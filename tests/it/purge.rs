@@ -10,6 +10,7 @@ use obo_vault::domain::id::TenantId;
 use obo_vault::proto::{KeyState, TenantState};
 use obo_vault::store::Store as _;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::harness::{Stand, TENANT, TOKENS_EXPIRED, reason, token_request};
 use crate::harness_more::eventually;
@@ -57,11 +58,29 @@ async fn tokens_from_before_a_purge_are_not_served_after_its_restore() {
     stand.tenant().await;
     stand.grant("ada").await;
     let before = stand.token("ada").await.unwrap();
+    assert!(before.from_cache);
     stand.schedule_purge(HOUR).await;
     stand.restore().await.unwrap();
+    let asked = stand.provider.stats().refreshes;
     let after = stand.token("ada").await.unwrap();
     assert!(!after.from_cache);
     assert_ne!(after.access_token, before.access_token);
+    assert_eq!(stand.provider.stats().refreshes, asked + 1, "it came from somewhere else");
+
+    // Nor is one that was on its way during all of it.
+    stand.advance(TOKENS_EXPIRED);
+    let gate = Gate::new();
+    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let asking = stand.ask("ada").await;
+    gate.reached(1).await;
+    stand.schedule_purge(HOUR).await;
+    stand.restore().await.unwrap();
+    gate.release();
+    let late = asking.await.unwrap().unwrap_err();
+    assert_eq!((late.code(), reason(&late).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    let asked = stand.provider.stats().refreshes;
+    stand.token("ada").await.unwrap();
+    assert_eq!(stand.provider.stats().refreshes, asked + 1, "the late token was remembered");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,8 +201,11 @@ async fn a_late_answer_is_revoked_and_never_stored() {
         let before = stand.provider.stats().revocations;
         gate.release();
         let refused = asking.await.unwrap().unwrap_err();
+        // A request that the provider looked at after the purge had revoked the
+        // token got the provider's own no; nobody gets another from then on.
+        assert_eq!(reason(&refused), if consume { "TENANT_PURGED" } else { "GRANT_REVOKED" });
+        assert_eq!(reason(&stand.token("ada").await.unwrap_err()), "TENANT_PURGED");
         if consume {
-            assert_eq!(reason(&refused), "TENANT_PURGED");
             assert_eq!(stand.provider.stats().revocations, before + 1, "the late token was not revoked");
         }
         assert!(!stand.provider.family_alive("ada"), "the provider still honours a token of the tenant");
@@ -297,4 +319,37 @@ async fn a_purge_that_a_crash_interrupted_is_finished_at_the_start() {
         assert_eq!(stand.files_with(bytes), Vec::<String>::new());
     }
     assert_eq!(reason(&stand.token("ada").await.unwrap_err()), "TENANT_PURGED");
+}
+
+/// A backup reads one of the files, so that what was deleted cannot be
+/// overwritten yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_that_a_reader_holds_up_says_so_and_ends_when_the_reader_has_gone() {
+    for name in ["vault.db", "keys.db"] {
+        let stand = Stand::new().await;
+        stand.tenant().await;
+        stand.grant("ada").await;
+        let reader = stand.reader(name);
+        reader.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema;").unwrap();
+
+        let refused = stand.purge_now(TENANT).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::Unavailable, "PURGE_INCOMPLETE"),
+            "{name}"
+        );
+        assert!(refused.get_details_retry_info().is_some(), "{name}");
+        // What matters has happened all the same.
+        assert_eq!(stand.contoso().await.state(), TenantState::Purging, "{name}");
+        assert_eq!(stand.census().await, [(1, KeyState::Destroyed, 0)], "{name}");
+        assert_eq!(reason(&stand.token("ada").await.unwrap_err()), "TENANT_PURGED", "{name}");
+
+        drop(reader);
+        eventually("the end of the purge", async || {
+            (stand.contoso().await.state() == TenantState::Purged).then_some(())
+        })
+        .await;
+        let again = stand.purge_now(TENANT).await.unwrap();
+        assert_eq!((again.key_versions_destroyed, again.grants_deleted), (1, 0), "{name}");
+    }
 }

@@ -140,6 +140,28 @@ pub(crate) async fn stale_grants_page_without_loss_or_repetition(make: Make) {
     });
 }
 
+pub(crate) async fn all_sealed_grants_page_without_loss_or_repetition(make: Make) {
+    let backend = make();
+    let store = backend.store();
+    with_acme(store).await;
+    store.create_tenant(&tenant("other"), V1, NOW).await.unwrap().unwrap();
+    enrolled(store, 999, key_in("other", "portal", "ada")).await;
+    let mut expected = BTreeSet::new();
+    for n in 1..=7 {
+        expected.insert(enrolled(store, n, key(&format!("user{n}"))).await.id);
+    }
+    for size in 1..=8 {
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let page = store.sealed_grants(&acme(), after, size).await.unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some(last.grant.id);
+            found.extend(page.iter().map(|sealed| sealed.grant.id));
+        }
+        assert_eq!(found, expected.iter().copied().collect::<Vec<_>>(), "pages of {size}");
+    }
+}
+
 pub(crate) async fn a_reseal_moves_what_did_not_move_itself(make: Make) {
     let backend = make();
     let store = backend.store();

@@ -76,7 +76,7 @@ pub(crate) async fn what_nobody_enrols_in_is_dropped_and_its_name_is_free(make: 
     assert!(store.abandoned_tenants().await.unwrap().is_empty(), "an enrolment is under way");
     assert!(!store.drop_pending_tenant(&id).await.unwrap(), "an enrolment is under way");
     store.abandon_enrolment(begun.attempt).await.unwrap();
-    assert_eq!(store.abandoned_tenants().await.unwrap(), [id.clone()]);
+    assert_eq!(store.abandoned_tenants().await.unwrap(), std::slice::from_ref(&id));
     assert!(store.drop_pending_tenant(&id).await.unwrap());
     for _ in 0..2 {
         assert!(!store.drop_pending_tenant(&id).await.unwrap(), "it was there twice");

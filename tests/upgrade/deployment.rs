@@ -236,7 +236,7 @@ pub(crate) async fn eventually<T>(mut condition: impl AsyncFnMut() -> Option<T>)
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), found).await.expect("it never came")
+    tokio::time::timeout(Duration::from_secs(60), found).await.unwrap_or_else(|_| panic!("it never came"))
 }
 
 /// The stable reason of an error.

@@ -50,6 +50,8 @@ async fn token(
     let fault = {
         let mut state = inner.state();
         state.stats.token_requests += 1;
+        state.under_way += 1;
+        state.stats.most_at_once = state.stats.most_at_once.max(state.under_way);
         state.last_form.clone_from(&form);
         if form.get("grant_type").is_some_and(|kind| kind == "refresh_token") {
             state.last_refresh.clone_from(&form);
@@ -57,11 +59,22 @@ async fn token(
         let for_this_kind = state.watch.meet(&form);
         for_this_kind.or_else(|| state.faults.pop_front())
     };
+    let _under_way = UnderWay(Arc::clone(&inner));
     let stop = inner.stop.clone();
     let request = Request { inner, form, authorization: authorization(&headers), line: line.clone() };
     tokio::select! {
         response = request.answer(fault) => response,
         () = stop.cancelled() => cut(&line),
+    }
+}
+
+/// A token request that was counted; not any more when it is answered or its
+/// peer has gone.
+struct UnderWay(Arc<Inner>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.state().under_way -= 1;
     }
 }
 

@@ -45,6 +45,7 @@ pub(super) struct State {
     /// `jti` of client assertions, by client.
     pub(super) seen_assertions: HashSet<(String, String)>,
     pub(super) watch: Watch,
+    pub(super) under_way: u64,
     pub(super) last_form: Form,
     /// The newest one that redeems a refresh token.
     pub(super) last_refresh: Form,
@@ -128,6 +129,8 @@ pub struct Stats {
     pub revocations: u64,
     /// Token requests whose client could not be authenticated.
     pub clients_refused: u64,
+    /// Most token requests that were under way at the same time.
+    pub most_at_once: u64,
     /// Requests for the signing keys.
     pub jwks_requests: u64,
     /// Requests that followed a redirect of the token endpoint.

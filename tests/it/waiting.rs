@@ -1,0 +1,30 @@
+//! A caller waits for a slow provider, but not for ever.
+
+use obo_vault::demo::provider::{Fault, Gate};
+use obo_vault::proto::GrantState;
+use tonic::Code;
+
+use crate::harness::{Stand, TOKENS_EXPIRED};
+use crate::refusal::Refused as _;
+
+/// This takes the half minute that a caller waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_is_sent_away_after_a_while_and_the_redemption_goes_on() {
+    let stand = Stand::new().await;
+    stand.tenant().await;
+    stand.grant("ada").await;
+    stand.advance(TOKENS_EXPIRED);
+    let gate = Gate::new();
+    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let refusal = stand.token("ada").await.refused();
+    assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unavailable, "GRANT_IN_DOUBT"));
+    assert!(refusal.retry.is_some_and(|delay| delay.as_secs() <= 5), "{refusal:?}");
+    assert_eq!(stand.describe("ada").await.state(), GrantState::Sending);
+
+    // Who asks again meanwhile waits for the same exchange.
+    let asking = stand.ask("ada").await;
+    gate.release();
+    asking.await.unwrap().unwrap();
+    assert_eq!(stand.provider.stats().refreshes, 1);
+    assert_eq!(stand.describe("ada").await.generation, 2);
+}
