@@ -9,12 +9,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use obo_vault::clock::Timestamp;
+use obo_vault::domain::grant::{Asks, AttemptId, GrantState, Lineage, Owner};
 use obo_vault::domain::profile::Profile;
-use obo_vault::domain::protocol::bounds;
+use obo_vault::domain::protocol::{self, Advanced, AttemptRef, End, Refused, Says, State, bounds};
 use obo_vault::domain::reason::Reason;
 use obo_vault::grpc::status;
 use obo_vault::idp::{MOST_ANSWER_BYTES, RawAnswer, RefusalKind, Verdict, classify};
 use obo_vault::metrics::Counters;
+use obo_vault::redeem::{cache, engine};
+use uuid::Uuid;
 
 #[path = "support/markdown.rs"]
 mod markdown;
@@ -146,17 +150,49 @@ fn every_metric_is_explained() {
 fn the_bounds_are_those_of_the_protocol() {
     let rows = rows_below(&read(&root().join("docs/REFRESH.md")), "## Bounds");
     let documented: BTreeMap<_, _> =
-        rows.iter().map(|row| (code_spans(&row[0]).remove(0), row[1].clone())).collect();
-    let in_force = [
+        rows.iter().map(|row| (code_spans(&row[0]).remove(0), quantity(&row[1]))).collect();
+    assert_eq!(documented.len(), rows.len(), "a bound has two rows");
+    let spans = [
         ("HARD_LIMIT", bounds::HARD_LIMIT),
         ("SEND_WITHIN", bounds::SEND_WITHIN),
         ("PROBE_MARGIN", bounds::PROBE_MARGIN),
         ("BACK_OFF", bounds::BACK_OFF),
+        ("LONGEST_PAUSE", bounds::LONGEST_PAUSE),
+        ("LONGEST_OUTAGE_PAUSE", bounds::LONGEST_OUTAGE_PAUSE),
+        ("WAIT", engine::WAIT),
+        ("REFUSED_FOR", cache::REFUSED_FOR),
     ];
-    let in_force = in_force.map(|(name, span)| (name.to_owned(), format!("{} s", span.as_secs())));
-    let answer = ("MOST_ANSWER_BYTES".to_owned(), format!("{} MiB", MOST_ANSWER_BYTES / (1024 * 1024)));
-    assert!(MOST_ANSWER_BYTES.is_multiple_of(1024 * 1024));
-    assert_eq!(documented, in_force.into_iter().chain([answer]).collect());
+    let counts = [
+        ("UNHELPFUL_ALERT", usize::try_from(bounds::UNHELPFUL_ALERT).unwrap()),
+        ("FLIGHTS_PER_CALLER", engine::FLIGHTS_PER_CALLER),
+        ("TARGETS_PER_GRANT", cache::TARGETS_PER_GRANT),
+        ("REFUSED_PER_CALLER", cache::REFUSED_PER_CALLER),
+        ("MOST_ANSWER_BYTES", MOST_ANSWER_BYTES),
+    ];
+    let spans = spans.map(|(name, span)| (name.to_owned(), Quantity::Span(span)));
+    let counts = counts.map(|(name, count)| (name.to_owned(), Quantity::Count(count)));
+    assert_eq!(documented, spans.into_iter().chain(counts).collect());
+}
+
+#[derive(Debug, PartialEq)]
+enum Quantity {
+    Span(Duration),
+    Count(usize),
+}
+
+/// A number with its unit, as the documents write it.
+fn quantity(text: &str) -> Quantity {
+    let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
+    let number: u32 = number.parse().unwrap_or_else(|_| panic!("no number: {text}"));
+    let count = usize::try_from(number).unwrap();
+    match unit {
+        "" => Quantity::Count(count),
+        "MiB" => Quantity::Count(count * 1024 * 1024),
+        "s" => Quantity::Span(Duration::from_secs(1) * number),
+        "min" => Quantity::Span(Duration::from_secs(60) * number),
+        "h" => Quantity::Span(Duration::from_secs(3600) * number),
+        unit => panic!("no known unit: {unit}"),
+    }
 }
 
 #[test]
@@ -180,12 +216,76 @@ fn an_answer_proves_what_the_table_says() {
                     RefusalKind::InvalidGrant => "dead",
                     RefusalKind::InteractionRequired { .. } => "REAUTH",
                     _ if refusal.proves_unused => "unused",
-                    _ => "doubt",
+                    _ => "unknown",
                 };
                 let kind = format!("{:?}", refusal.kind);
                 assert_eq!((kind.split(' ').next(), proves), (Some(&*row[2]), &**expected), "{row:?}");
             }
         }
+    }
+}
+
+#[test]
+fn an_answer_to_a_choice_does_to_the_grant_what_the_table_says() {
+    let rows = rows_below(&read(&root().join("docs/REFRESH.md")), "## Whose request it was");
+    let columns =
+        [vec![Profile::strict(), Profile::grace(Duration::from_secs(30))], vec![Profile::tolerant()]];
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        for end in ends_named(&row[0]) {
+            for (profiles, cell) in columns.iter().zip(&row[1..]) {
+                for profile in profiles {
+                    let grant = after_a_choice(profile, &end);
+                    let at_once = cell.ends_with(", own request at once");
+                    let shown = match &grant {
+                        GrantState::Active => "ACTIVE".to_owned(),
+                        GrantState::InDoubt { cause, .. } => {
+                            assert_eq!(at_once, !cause.may_be_under_way(), "{row:?}");
+                            format!("IN_DOUBT `{}`", cause.as_str())
+                        }
+                        other => panic!("{row:?}: {other:?}"),
+                    };
+                    assert_eq!(cell.split(',').next(), Some(&*shown), "{row:?}: {end:?}");
+                }
+            }
+        }
+    }
+}
+
+/// The ends of an attempt that a row stands for.
+fn ends_named(row: &str) -> Vec<End> {
+    let act = Says::Interaction { claims: None, error: "interaction_required", suberror: "" };
+    let refused = |says, complete, retry_after| {
+        End::Refused(Refused { says, proves_unused: false, complete, retry_after })
+    };
+    let nothing = [Says::ClientRejected, Says::Outage, Says::Nothing];
+    let all = || nothing.iter().chain([&Says::InvalidGrant, &act]).cloned();
+    let pause = Some(Duration::from_secs(9));
+    match row {
+        "complete, `invalid_grant`" => vec![refused(Says::InvalidGrant, true, None)],
+        "complete, the user has to act" => vec![refused(act, true, None)],
+        "complete, anything else" => nothing.map(|says| refused(says, true, None)).into(),
+        "not complete, or with Retry-After" => {
+            let torn = all().map(|says| refused(says, false, None));
+            torn.chain(all().map(|says| refused(says, true, pause))).collect()
+        }
+        "broken off after the first byte" => vec![End::Interrupted],
+        "no request byte written" => vec![End::Unsent],
+        other => panic!("no such answer: {other}"),
+    }
+}
+
+/// What becomes of a grant whose token was sent with a caller's choice.
+fn after_a_choice(profile: &Profile, end: &End) -> GrantState {
+    let (attempt, lineage) = (AttemptId(Uuid::from_u128(1)), Lineage(Uuid::from_u128(2)));
+    let owner = Owner(Uuid::from_u128(3));
+    let state = State::enrolled(None, lineage);
+    let claim = protocol::Claim { attempt, owner, asks: Asks::Target, fenced_at: None };
+    let sending = protocol::claim(&state, &claim, profile, Timestamp(0)).unwrap();
+    let of = AttemptRef { attempt, lineage, generation: state.generation };
+    match protocol::advance(&sending, &of, end, profile, Timestamp(1000)) {
+        Advanced::Moved { state, .. } => state.grant,
+        other => panic!("{end:?}: {other:?}"),
     }
 }
 
