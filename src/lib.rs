@@ -5,19 +5,19 @@
 //! that its layer allows (docs/ARCHITECTURE.md, tested by
 //! `tests/architecture.rs`):
 //!
-//! - words: [`domain`], [`secret`], [`clock`], [`entropy`], [`metrics`], and
-//!   [`shutdown`];
+//! - terms, and the redemption protocol as pure functions: [`domain`]; beside it
+//!   [`secret`], [`clock`], [`entropy`], [`metrics`] and [`shutdown`];
 //! - pure cryptography: [`seal`];
 //! - ports and their adapters: [`store`], [`idp`], [`authn`], [`authz`];
 //! - capabilities with state: [`keyring`], [`audit`];
-//! - the protocol that spends refresh tokens: [`redeem`];
+//! - attempts and enrolments, which redeem refresh tokens: [`redeem`];
 //! - what the product does: [`token`], [`grant`], [`tenant`], [`rotation`];
 //! - what every request goes through: [`pipeline`];
 //! - transports and the schedule: [`grpc`], [`schedule`], beside them [`proto`] and [`client`];
 //! - wiring and processes: [`app`], [`cli`], [`config`], [`telemetry`], and
 //!   with the feature `demo` the development provider and the demonstration.
 //!
-//! To understand the product, read [`redeem`] first.
+//! To understand the product, read [`domain::protocol`] first, then [`redeem`].
 
 pub mod app;
 pub mod audit;

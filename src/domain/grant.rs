@@ -74,11 +74,11 @@ impl Generation {
     }
 }
 
-/// How often a generation was taken over after a doubt.
+/// How often a generation was taken over after an unknown outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub u32);
 
-/// Why an attempt is in doubt. Stable words, shown to operators.
+/// Why the outcome of an attempt is unknown. Stable codes, shown to operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DoubtCause {
     /// The connection broke or timed out after the first byte.
@@ -153,8 +153,8 @@ pub struct Attempt {
     /// provider, tolerance included. `None`: it carries a client secret, which
     /// does not fence.
     pub fenced_at: Option<Timestamp>,
-    /// The doubt this attempt follows. While there is one, nothing but an
-    /// answer of the provider proves the token unused.
+    /// The unknown outcome this attempt follows. While there is one, nothing but
+    /// an answer of the provider resolves it.
     pub follows: Option<DoubtCause>,
 }
 
@@ -167,7 +167,7 @@ pub enum GrantState {
     Sending(Attempt),
     /// It may have been used.
     InDoubt {
-        /// The attempt that ended in doubt.
+        /// The attempt whose outcome is unknown.
         attempt: Attempt,
         /// Why.
         cause: DoubtCause,
@@ -176,7 +176,7 @@ pub enum GrantState {
     },
     /// The provider refused it on its first use.
     Revoked,
-    /// The provider refused it after a doubt; the cause is the doubt's.
+    /// The provider refused it after an unknown outcome; the cause is that one's.
     Lost {
         /// What led to the loss.
         cause: DoubtCause,
@@ -220,13 +220,13 @@ pub struct Grant {
     /// asked for as long as the grant lives, however the provider spells what it
     /// granted.
     pub asked: ScopeSet,
-    /// The resource that was asked for at intake, when one was.
+    /// The resource that the enrolment asked for, when it did.
     pub resource: Option<super::scope::Resource>,
-    /// When it was first taken in.
+    /// When it was first enrolled.
     pub created_at: Timestamp,
     /// When the token was last replaced or used.
     pub refreshed_at: Timestamp,
-    /// When the token dies of not being used.
+    /// When the token dies of not being used, as its provider counts.
     pub idle_expires_at: Option<Timestamp>,
     /// When the grant dies in any case.
     pub absolute_expires_at: Option<Timestamp>,

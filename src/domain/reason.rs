@@ -19,7 +19,7 @@ pub enum Reason {
     AssertionRefusedByProvider,
     /// It has expired.
     AssertionExpired,
-    /// A scope is outside what was granted.
+    /// A scope or the resource is outside what was granted and asked for.
     ScopeNotGranted,
     /// The page token is not one the vault gave out for this request.
     PageTokenInvalid,
@@ -33,7 +33,8 @@ pub enum Reason {
     NotPermitted,
     /// The token would carry scopes that the policy does not permit this caller.
     GrantedScopesNotPermitted,
-    /// This caller has too many requests for one grant under way.
+    /// This caller has too many requests for one grant under way, or too many
+    /// targets of it refused.
     TooManyInFlight,
     /// No such tenant.
     TenantNotFound,
@@ -59,17 +60,18 @@ pub enum Reason {
     InteractionRequired,
     /// The provider revoked the grant.
     GrantRevoked,
-    /// The grant's refresh token was lost after a doubt.
+    /// The grant's refresh token was lost with an unknown outcome.
     GrantLost,
     /// Whether the refresh token was used is not known yet.
     GrantInDoubt,
     /// The grant came from another issuer than its client is configured for now.
     IssuerChanged,
-    /// The provider's answer to an import does not say who the user is.
+    /// The provider's answer to an import does not say who the user is, as far as
+    /// the vault understands it. The import is held.
     IdentityUnproven,
     /// The provider's answer to an import names another user.
     IdentityMismatch,
-    /// The provider issued no refresh token at intake.
+    /// The provider issued no refresh token at the enrolment.
     NoRefreshToken,
     /// The provider answered without an access token.
     NoAccessToken,
@@ -87,7 +89,7 @@ pub enum Reason {
     ProviderRejectedClient,
     /// The sealed token cannot be opened: tampered with, moved or rolled back.
     GrantUnreadable,
-    /// A key of the tenant cannot be had.
+    /// A key of the tenant is unavailable.
     KeyUnavailable,
     /// The audit log cannot be written; nothing was done.
     AuditUnavailable,

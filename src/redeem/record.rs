@@ -28,7 +28,7 @@ impl Origin {
 /// What an attempt's entries have in common.
 #[derive(Debug, Clone)]
 pub struct AttemptRecord {
-    /// What is attempted: "redeem", "exchange", "import" or "revoke".
+    /// What is attempted: "redeem", "exchange", "import", "revoke" or "recover".
     pub action: &'static str,
     /// On whose behalf.
     pub origin: Origin,

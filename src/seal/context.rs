@@ -47,7 +47,7 @@ pub struct Place {
     /// The grant.
     pub grant: GrantId,
     /// The generation of the refresh token; of an answer, the generation that
-    /// was redeemed, or the one an intake will have.
+    /// was redeemed, or the one an enrolment will have.
     pub generation: Generation,
 }
 
@@ -64,7 +64,7 @@ impl Place {
         Self::new(Label::ProviderAnswer, grant.id, &grant.key, &grant.issuer, generation)
     }
 
-    /// A place from its parts, for an intake, which has no grant yet.
+    /// A place from its parts, for an enrolment, which has no grant yet.
     #[must_use]
     pub fn new(
         label: Label,

@@ -3,7 +3,7 @@
 
 use rusqlite_migration::{M, Migrations};
 
-/// Tenants, grants, attempts, intakes and rotation runs.
+/// Tenants, grants, attempts, enrolments (`intake`) and rotation runs.
 pub(super) static TOKENS: Migrations<'static> = Migrations::from_slice(TOKEN_STEPS);
 const TOKEN_STEPS: &[M<'static>] = &[
     M::up(
