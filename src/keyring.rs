@@ -8,7 +8,8 @@
 //! - [`file`](mod@file): the root key in a file;
 //! - `error`: why the keyring refuses;
 //! - `cache`: opened keys, few and not for long, and how they are forgotten;
-//! - `counter`: how many seals a key version has left.
+//! - `counter`: how many seals a key version has left;
+//! - [`versions`]: a new version of a tenant's key, in both stores.
 //!
 //! What it promises:
 //!
@@ -42,6 +43,7 @@ mod error;
 mod fake;
 pub mod file;
 pub mod root;
+pub mod versions;
 
 pub use error::KeyringError;
 pub use file::{FileRootKey, RootKeyError};

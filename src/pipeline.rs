@@ -33,7 +33,6 @@ use crate::domain::reason::Reason;
 use crate::domain::scope::{Claims, ScopeSet, Target};
 use crate::metrics::Counters;
 use crate::redeem::Origin;
-use crate::redeem::record::unavailable;
 
 pub mod context;
 pub mod fields;
@@ -140,7 +139,7 @@ impl Pipeline {
             let (admitted, request, requested) = pipeline.admit(&context, &caller, call)?;
             // Durable before anything is done.
             let requested = pipeline.audit.durable(requested).await;
-            requested.map_err(|e| pipeline.refuse::<A>(&context, unavailable(&e)))?;
+            requested.map_err(|e| pipeline.refuse::<A>(&context, e.into()))?;
             let result = work(admitted.permit.clone(), request, admitted.origin.clone()).await;
             pipeline.finish(&context, &admitted, None, None, result).await
         });
@@ -193,8 +192,7 @@ impl Pipeline {
         let append = |kind, reason: Option<Reason>| {
             self.audit.append(entry::<A>(kind, &origin, &subject, &resource).reason(reason))
         };
-        let requested =
-            append(Kind::Request, None).map_err(|e| self.refuse::<A>(context, unavailable(&e)))?;
+        let requested = append(Kind::Request, None).map_err(|e| self.refuse::<A>(context, e.into()))?;
         match permit {
             Ok(permit) => Ok((Admitted { permit, origin, subject }, request, requested)),
             Err(denied) => {
@@ -228,7 +226,7 @@ impl Pipeline {
             },
             Err(error) => Err(error),
         };
-        match audited.map_err(|e| unavailable(&e)).and(result) {
+        match audited.map_err(Failure::from).and(result) {
             Ok(answer) => {
                 self.metrics.call(A::ACTION, None);
                 tracing::debug!(request.id = %context.request_id, action = A::ACTION.as_str(), "ok");

@@ -15,7 +15,6 @@
 //! - [`cache`], [`gate`], [`flight`]: access tokens in memory, tenants in and out
 //!   of service, one owner per grant and turns for all;
 //! - `sealer`: what must not be lost is sealed and written until it is durable;
-//! - [`versions`]: a new version of a tenant's key;
 //! - [`failures`]: what each end of an attempt is to its caller;
 //! - [`record`], `marks`, `parts`: audit entries, keyed hashes, what all work with.
 
@@ -27,7 +26,6 @@ pub mod flight;
 pub mod gate;
 pub mod record;
 pub mod recovery;
-pub mod versions;
 
 mod attempt;
 mod ending;

@@ -28,9 +28,9 @@ use crate::domain::key::{KeyState, KeyVersion, KeyVersionInfo};
 use crate::domain::reason::Reason;
 use crate::domain::tenant::{Tenant, TenantState};
 use crate::keyring::Keyring;
+use crate::keyring::versions::advance;
 use crate::redeem::Redeemer;
 use crate::redeem::gate::in_service;
-use crate::redeem::versions::advance;
 use crate::store::{Refusable, Store, TenantRefused};
 
 mod pending;

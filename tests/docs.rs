@@ -264,11 +264,11 @@ fn ends_named(row: &str) -> Vec<End> {
     match row {
         "complete, `invalid_grant`" => vec![refused(Says::InvalidGrant, true, None)],
         "complete, the user has to act" => vec![refused(act, true, None)],
-        "complete, anything else" => nothing.map(|says| refused(says, true, None)).into(),
-        "not complete, or with Retry-After" => {
-            let torn = all().map(|says| refused(says, false, None));
-            torn.chain(all().map(|says| refused(says, true, pause))).collect()
+        "complete, anything else" => {
+            let at_once = nothing.clone().map(|says| refused(says, true, None));
+            at_once.into_iter().chain(nothing.map(|says| refused(says, true, pause))).collect()
         }
+        "not complete" => all().map(|says| refused(says, false, None)).collect(),
         "broken off after the first byte" => vec![End::Interrupted],
         "no request byte written" => vec![End::Unsent],
         other => panic!("no such answer: {other}"),

@@ -156,6 +156,9 @@ pub struct Attempt {
     /// The unknown outcome this attempt follows. While there is one, nothing but
     /// an answer of the provider resolves it.
     pub follows: Option<DoubtCause>,
+    /// Until when a request before it may still reach the provider and be taken
+    /// there: this one was made earlier, within a grace window.
+    pub overtakes: Option<Timestamp>,
 }
 
 /// What the vault knows of the grant's newest refresh token.

@@ -24,9 +24,8 @@ use crate::secret::RefreshToken;
 use crate::store::{Claim, ClaimRefused, SealedGrant};
 
 use super::ending::{Ending, Endings, Renewal};
-use super::failures::{claim_failure, key_failure};
+use super::failures::claim_failure;
 use super::flight::GrantLock;
-use super::gate::store_failure;
 use super::marks;
 use super::parts::Parts;
 use super::record::{AttemptRecord, Origin};
@@ -143,7 +142,7 @@ impl Attempts {
         let client = parts.idp.client(&wish.key.client).cloned();
         let client =
             client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
-        let found = parts.store.sealed_grant(wish.key).await.map_err(|e| store_failure(&e))?;
+        let found = parts.store.sealed_grant(wish.key).await?;
         let sealed = found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))?;
         let grant = &sealed.grant;
         check_issuer(&client, grant)?;
@@ -228,12 +227,11 @@ impl Attempts {
             match self.parts.keyring.open(&place, &planned.sealed.sealed).await {
                 Err(KeyringError::Destroyed(_)) if tries < 3 => {
                     tries += 1;
-                    let found =
-                        self.parts.store.sealed_grant(wish.key).await.map_err(|e| store_failure(&e))?;
+                    let found = self.parts.store.sealed_grant(wish.key).await?;
                     planned.sealed =
                         found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))?;
                 }
-                Err(error) => return Err(key_failure(&error)),
+                Err(error) => return Err(error.into()),
                 Ok(plain) => {
                     return RefreshToken::from_plain(&plain).map(|token| (planned, token)).ok_or_else(|| {
                         Failure::new(Reason::GrantUnreadable, "the opened token is not text")
@@ -284,7 +282,7 @@ impl Attempts {
             }
             Err(error) => {
                 self.endings.take_back(grant, attempt, client).await;
-                Err(store_failure(&error))
+                Err(error.into())
             }
         }
     }

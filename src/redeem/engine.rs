@@ -21,7 +21,7 @@ use crate::store::StoreError;
 use super::attempt::{Attempts, Redeemed, Wish};
 use super::cache::{IssuedToken, TokenCache};
 use super::ending::{Endings, Renewal};
-use super::enrolment::{Enrolled, Enrolments, Order, Source};
+use super::enrolment::{Enrolled, Enrolments, Order, Outcome, Source};
 use super::flight::{Flights, GrantLock, GrantLocks};
 use super::gate::{Gates, Pass};
 use super::marks;
@@ -394,7 +394,10 @@ impl Redeemer {
         let (key, target, caller) = (order.key.clone(), order.target.clone(), order.origin.caller.clone());
         let lock = self.locks.lock(&key, &caller).await;
         let tenant_epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
-        let Enrolled { grant, replaced, answer, scopes } = self.enrolments.enrol(&lock, order).await?;
+        let Enrolled { grant, replaced, answer, scopes } = match self.enrolments.enrol(&lock, order).await? {
+            Outcome::Enrolled(enrolled) => *enrolled,
+            Outcome::Known(grant) => return Ok((grant, false)),
+        };
         self.memory.forget(&key);
         let renewal = Renewal { answer, scopes, generation: grant.generation };
         // An access token is welcome here, not needed.

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::{Grant, GrantId, GrantKey, Lineage};
+use crate::domain::grant::{Grant, GrantId, GrantKey, GrantState, Lineage};
 use crate::domain::profile::Reuse;
-use crate::domain::protocol::State;
 use crate::domain::protocol::bounds::{BACK_OFF, HARD_LIMIT, PROBE_MARGIN, SEND_WITHIN};
+use crate::domain::protocol::{Refusal as ClaimRefusal, State};
 use crate::domain::reason::Reason;
 use crate::domain::scope::{ScopeSet, Target};
 use crate::idp::{
@@ -28,9 +28,8 @@ use crate::store::{
 };
 
 use super::ending::tell_client_rejected;
-use super::failures::{gone_failure, not_sent, refusal_failure};
+use super::failures::{claim_failure, gone_failure, not_sent, refusal_failure};
 use super::flight::GrantLock;
-use super::gate::store_failure;
 use super::identity::{Identity, identify};
 use super::marks;
 use super::parts::Parts;
@@ -69,6 +68,14 @@ pub(super) struct Enrolled {
     pub(super) scopes: ScopeSet,
 }
 
+/// What an order came to.
+pub(super) enum Outcome {
+    Enrolled(Box<Enrolled>),
+    /// The same import has made this grant before; its token is used up, so that it
+    /// is not sent once more.
+    Known(Grant),
+}
+
 /// Enrols grants.
 #[derive(Clone)]
 pub(super) struct Enrolments {
@@ -84,36 +91,36 @@ impl Enrolments {
 
     /// Enrols a grant. The caller holds its lock and, for an import, that of the
     /// imported token.
-    pub(super) async fn enrol(&self, _lock: &GrantLock, order: Order) -> Result<Enrolled, Failure> {
+    pub(super) async fn enrol(&self, _lock: &GrantLock, order: Order) -> Result<Outcome, Failure> {
         let Order { key, source, target, origin } = order;
         let parts = &self.parts;
         let client = parts.idp.client(&key.client).cloned();
         let client =
             client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
         let kind = self.kind(&key, &source)?;
-        let follows = match (&kind, &source) {
-            (EnrolmentKind::Import(Some(mark)), Source::Import(token)) => {
-                let open = parts.store.open_import(&key.tenant, &key.client, *mark).await;
-                match open.map_err(|e| store_failure(&e))? {
-                    None => false,
-                    Some(open) => match self.resume(&client, open, &key, token, &target, &origin).await? {
-                        Some(enrolled) => return Ok(enrolled),
-                        None => true,
-                    },
+        let mut follows = false;
+        if let (EnrolmentKind::Import(Some(mark)), Source::Import(token)) = (&kind, &source) {
+            while let Some(open) = parts.store.open_import(&key.tenant, &key.client, *mark).await? {
+                match self.resume(&client, open, &key, token, &target, &origin).await? {
+                    Some(enrolled) => return Ok(Outcome::Enrolled(Box::new(enrolled))),
+                    None => follows = true,
                 }
             }
-            _ => false,
-        };
+            if let Some(grant) = parts.store.imported(&key.tenant, &key.client, *mark).await? {
+                return already_imported(grant, &key).map(Outcome::Known);
+            }
+        }
         let enrolment = self.plan(&client, key, kind, &target).await?;
         let failed = |failure: Failure| match failure.reason() {
             // The request before this one may be what used the token.
             Reason::GrantRevoked if follows => Failure::new(Reason::GrantLost, failure.detail().to_owned()),
             _ => failure,
         };
-        self.exchange(&client, enrolment, source, &target, origin).await.map_err(failed)
+        let enrolled = self.exchange(&client, enrolment, source, &target, origin).await.map_err(failed)?;
+        Ok(Outcome::Enrolled(Box::new(enrolled)))
     }
 
-    async fn exchange(
+    pub(super) async fn exchange(
         &self,
         client: &Arc<Client>,
         enrolment: Enrolment,
@@ -171,14 +178,14 @@ impl Enrolments {
         })
     }
 
-    async fn plan(
+    pub(super) async fn plan(
         &self,
         client: &Client,
         key: GrantKey,
         kind: EnrolmentKind,
         target: &Target,
     ) -> Result<Enrolment, Failure> {
-        let existing = self.parts.store.grant(&key).await.map_err(|e| store_failure(&e))?;
+        let existing = self.parts.store.grant(&key).await?;
         let lineage = Lineage(self.parts.fresh_id()?);
         let generation = State::enrolled(existing.as_ref().map(|grant| grant.generation), lineage).generation;
         let grant = match existing {
@@ -206,7 +213,7 @@ impl Enrolments {
             // It may be told twice.
             begun = self.parts.store.begin_enrolment(enrolment).await;
         }
-        match begun.map_err(|e| store_failure(&e))? {
+        match begun? {
             Ok(()) => Ok(()),
             Err(EnrolmentRefused::TenantGone) => Err(Failure::new(
                 Reason::StoreUnavailable,
@@ -249,7 +256,7 @@ impl Enrolments {
                     // A provider that does not rotate: the imported one stays.
                     answer.refresh_token = imported;
                 }
-                self.keep(client, enrolment, answer).await
+                self.keep(client, enrolment, answer, None).await
             }
         }
     }
@@ -305,12 +312,14 @@ impl Enrolments {
     }
 
     /// From the parsed answer to the durable grant; also what recovery and a
-    /// resumed import do with an answer they find.
+    /// resumed import do with an answer they find. `held_until` is when one that
+    /// is held already is given up.
     pub(super) async fn keep(
         &self,
         client: &Arc<Client>,
         enrolment: &Enrolment,
         answer: TokenAnswer,
+        held_until: Option<Timestamp>,
     ) -> Result<Enrolled, Failure> {
         if answer.refresh_token.is_none() {
             self.abandon(enrolment).await;
@@ -325,7 +334,7 @@ impl Enrolments {
                     return Err(failure);
                 }
                 Identity::NotUnderstood(failure) => {
-                    self.hold(enrolment, &answer).await;
+                    self.hold(enrolment, &answer, held_until).await;
                     return Err(failure);
                 }
             }
@@ -399,6 +408,19 @@ impl Enrolments {
         while let Err(error) = self.parts.store.suspend_enrolment(enrolment.attempt, stage).await {
             tracing::error!(grant.id = %enrolment.grant, %error, "cannot suspend an enrolment, will try again");
             pause().await;
+        }
+    }
+}
+
+/// What the same import told again is to its caller: what it made, as it is now.
+fn already_imported(grant: Grant, key: &GrantKey) -> Result<Grant, Failure> {
+    if grant.key != *key {
+        return Err(Failure::new(Reason::IdentityMismatch, "the token was imported for another user"));
+    }
+    match &grant.state {
+        GrantState::Active | GrantState::Sending(_) | GrantState::InDoubt { .. } => Ok(grant),
+        GrantState::Revoked | GrantState::Lost { .. } | GrantState::Reauth { .. } => {
+            Err(claim_failure(&grant, ClaimRefusal::Dead, grant.refreshed_at))
         }
     }
 }

@@ -9,7 +9,6 @@ use crate::domain::protocol::bounds::BACK_OFF;
 use crate::domain::reason::Reason;
 use crate::domain::scope::Claims;
 use crate::idp::{Refusal, RefusalKind};
-use crate::keyring::KeyringError;
 use crate::metrics::RedemptionOutcome;
 use crate::store::Store;
 
@@ -139,10 +138,4 @@ pub(super) fn outcome_of(reason: Option<Reason>) -> RedemptionOutcome {
         Some(Reason::InteractionRequired) => RedemptionOutcome::Reauth,
         Some(_) => RedemptionOutcome::Unused,
     }
-}
-
-/// What a failing keyring is to a caller.
-#[must_use]
-pub fn key_failure(error: &KeyringError) -> Failure {
-    error.clone().into()
 }

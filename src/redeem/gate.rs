@@ -15,7 +15,7 @@ use crate::domain::failure::Failure;
 use crate::domain::id::TenantId;
 use crate::domain::reason::Reason;
 use crate::domain::tenant::{Tenant, TenantState};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 /// The gates of all tenants that were asked for.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ impl Gates {
                 return Ok(pass);
             }
             let closings = self.open.read().unwrap_or_else(PoisonError::into_inner).closings;
-            let found = store.tenant(tenant).await.map_err(|e| store_failure(&e))?;
+            let found = store.tenant(tenant).await?;
             let tenant = in_service(found)?;
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
             if open.closings == closings {
@@ -121,12 +121,6 @@ pub fn as_unknown_grant(failure: Failure) -> Failure {
         Reason::TenantNotFound => Failure::new(Reason::GrantNotFound, failure.detail().to_owned()),
         _ => failure,
     }
-}
-
-/// What a failing store is to a caller.
-#[must_use]
-pub fn store_failure(error: &StoreError) -> Failure {
-    error.clone().into()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Generation, GrantId, GrantKey};
 use crate::domain::reason::Reason;
@@ -14,15 +15,29 @@ use crate::seal::Label;
 use crate::secret::RefreshToken;
 use crate::store::{Enrolment, EnrolmentStage, OpenEnrolment, StoreError};
 
-use super::enrolment::{Enrolled, Enrolments, enrolment_place, enrolment_record};
-use super::failures::key_failure;
+use super::enrolment::{Enrolled, Enrolments, Source, enrolment_place, enrolment_record};
 use super::record::Origin;
+
+/// An import that is told again.
+struct Again<'a> {
+    key: &'a GrantKey,
+    target: &'a Target,
+    origin: &'a Origin,
+    held_until: Option<Timestamp>,
+}
 
 impl Enrolments {
     /// Keeps the answer of an import for as long as the settings say. It is on
     /// disk already, sealed; nothing can redeem it but the same import.
-    pub(super) async fn hold(&self, enrolment: &Enrolment, answer: &TokenAnswer) {
-        let until = self.parts.clock.now().plus(self.parts.settings.hold_imports);
+    pub(super) async fn hold(
+        &self,
+        enrolment: &Enrolment,
+        answer: &TokenAnswer,
+        held_until: Option<Timestamp>,
+    ) {
+        // Counted from the first time: who repeats it does not keep it for ever.
+        let from_now = || self.parts.clock.now().plus(self.parts.settings.hold_imports);
+        let until = held_until.unwrap_or_else(from_now);
         self.set_stage(enrolment, EnrolmentStage::Held { until }).await;
         self.parts.metrics.import_held();
         tracing::error!(
@@ -45,24 +60,20 @@ impl Enrolments {
         origin: &Origin,
     ) -> Result<Option<Enrolled>, Failure> {
         let OpenEnrolment { enrolment, stage, answer } = open;
-        let Some(sealed) = answer else {
-            let now = self.parts.clock.now();
-            let probe_after = match stage {
-                EnrolmentStage::InDoubt { probe_after } => probe_after,
-                // Under its lock nobody sends it any more.
-                EnrolmentStage::Sending | EnrolmentStage::Held { .. } => {
-                    self.suspend(client, &enrolment).await
-                }
-            };
-            if now <= probe_after {
-                let why = "an earlier import of this token has an unknown outcome";
-                return Err(Failure::new(Reason::GrantInDoubt, why).retry_after(probe_after.since(now)));
+        let held_until = match stage {
+            EnrolmentStage::Held { until } if until < self.parts.clock.now() => {
+                self.abandon(&enrolment).await;
+                let why = "the import was held for as long as it may be, and is given up";
+                return Err(Failure::new(Reason::IdentityUnproven, why));
             }
-            self.abandon(&enrolment).await;
-            return Ok(None);
+            EnrolmentStage::Held { until } => Some(until),
+            EnrolmentStage::Sending | EnrolmentStage::InDoubt { .. } => None,
+        };
+        let Some(sealed) = answer else {
+            return self.wait_or_give_up(client, &enrolment, stage).await.map(|()| None);
         };
         let place = enrolment_place(Label::ProviderAnswer, &enrolment);
-        let raw = self.sealer.open_answer(&place, &sealed).await.map_err(|e| key_failure(&e))?;
+        let raw = self.sealer.open_answer(&place, &sealed).await?;
         let Some(mut answer) = raw.and_then(|raw| tokens(client, &raw)) else {
             self.abandon(&enrolment).await;
             return Err(Failure::new(
@@ -72,6 +83,10 @@ impl Enrolments {
         };
         if answer.refresh_token.is_none() {
             answer.refresh_token = Some(RefreshToken::new(imported.expose().to_owned()));
+        }
+        if answer.id_token.is_none() {
+            let again = Again { key, target, origin, held_until };
+            return self.redeem_held(client, &enrolment, answer, again).await.map(Some);
         }
         // What was wrong may have been the issuer, the subject or the scopes: as
         // they are named now.
@@ -91,9 +106,66 @@ impl Enrolments {
         };
         let record = enrolment_record(&enrolment, "import", origin.clone());
         record.intent(&self.parts.audit).await?;
-        let result = self.keep(client, &enrolment, answer).await;
+        let result = self.keep(client, &enrolment, answer, held_until).await;
         self.record_outcome(&record, &result).await?;
         result.map(Some)
+    }
+
+    /// An import whose answer never came is left alone until its request is
+    /// harmless; then it is forgotten.
+    async fn wait_or_give_up(
+        &self,
+        client: &Client,
+        enrolment: &Enrolment,
+        stage: EnrolmentStage,
+    ) -> Result<(), Failure> {
+        let now = self.parts.clock.now();
+        let probe_after = match stage {
+            EnrolmentStage::InDoubt { probe_after } => probe_after,
+            // Under its lock nobody sends it any more.
+            EnrolmentStage::Sending | EnrolmentStage::Held { .. } => self.suspend(client, enrolment).await,
+        };
+        if now <= probe_after {
+            let why = "an earlier import of this token has an unknown outcome";
+            return Err(Failure::new(Reason::GrantInDoubt, why).retry_after(probe_after.since(now)));
+        }
+        self.abandon(enrolment).await;
+        Ok(())
+    }
+
+    /// An answer without an ID token proves nothing once its access token is gone,
+    /// which is never kept. The token that is held is redeemed for another answer;
+    /// it stays held until that one is.
+    async fn redeem_held(
+        &self,
+        client: &Arc<Client>,
+        held: &Enrolment,
+        answer: TokenAnswer,
+        again: Again<'_>,
+    ) -> Result<Enrolled, Failure> {
+        let Again { key, target, origin, held_until } = again;
+        let Some(token) = answer.refresh_token else {
+            return Err(Failure::new(Reason::NoRefreshToken, "the answer held has no refresh token"));
+        };
+        let enrolment = self.plan(client, key.clone(), held.kind, target).await?;
+        let source = Source::Import(token);
+        let result = self.exchange(client, enrolment.clone(), source, target, origin.clone()).await;
+        let is_over = match &result {
+            Ok(_) => true,
+            Err(failure) => matches!(
+                failure.reason(),
+                Reason::IdentityUnproven | Reason::IdentityMismatch | Reason::GrantRevoked
+            ),
+        };
+        if is_over {
+            self.abandon(held).await;
+        }
+        if let (Err(failure), Some(until)) = (&result, held_until)
+            && failure.reason() == Reason::IdentityUnproven
+        {
+            self.set_stage(&enrolment, EnrolmentStage::Held { until }).await;
+        }
+        result
     }
 
     /// Gives up the imports whose time is over.

@@ -1,7 +1,7 @@
 //! The audit entries of the protocol. Each attempt has one before anything is
 //! sent (invariant I11) and one for its outcome.
 
-use crate::audit::{AuditLog, AuditUnavailable, Entry, Kind};
+use crate::audit::{AuditLog, Entry, Kind};
 use crate::authn::Caller;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{AttemptId, GrantId, GrantKey};
@@ -47,7 +47,7 @@ impl AttemptRecord {
     ///
     /// When the audit log cannot be written; nothing may be sent then.
     pub async fn intent(&self, audit: &AuditLog) -> Result<(), Failure> {
-        audit.record(self.entry().note("intent")).await.map_err(|e| unavailable(&e))
+        audit.record(self.entry().note("intent")).await.map_err(Failure::from)
     }
 
     /// The outcome, durable when this returns. `None` is a success.
@@ -63,7 +63,7 @@ impl AttemptRecord {
         note: &'static str,
     ) -> Result<(), Failure> {
         let entry = self.entry().note(note).reason(reason).key_version(key_version);
-        audit.record(entry).await.map_err(|e| unavailable(&e))
+        audit.record(entry).await.map_err(Failure::from)
     }
 
     fn entry(&self) -> Entry<'_> {
@@ -75,10 +75,4 @@ impl AttemptRecord {
             .grant(self.grant)
             .attempt(self.attempt)
     }
-}
-
-/// What a failing audit log is to a caller.
-#[must_use]
-pub fn unavailable(error: &AuditUnavailable) -> Failure {
-    (*error).into()
 }

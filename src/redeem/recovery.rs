@@ -13,9 +13,9 @@ use crate::domain::grant::Grant;
 use crate::domain::profile::Reuse;
 use crate::domain::protocol::bounds::HARD_LIMIT;
 use crate::domain::scope::ScopeSet;
-use crate::idp::Verdict;
+use crate::idp::{Client, TokenAnswer, Verdict};
 use crate::seal::Label;
-use crate::store::{EnrolmentKind, EnrolmentStage, OpenAttempt, OpenEnrolment, StoreError};
+use crate::store::{Enrolment, EnrolmentKind, EnrolmentStage, OpenAttempt, OpenEnrolment, StoreError};
 
 use super::attempt::{InFlight, wait_for_served};
 use super::cache::TokenCache;
@@ -124,17 +124,24 @@ impl Recovery {
             return false;
         };
         if matches!(stage, EnrolmentStage::Held { .. })
-            && !matches!(identify(&client, &enrolment.key, &answer).await, Identity::Proven)
+            && !self.may_be_finished(&client, &enrolment, &answer).await
         {
             return false;
         }
-        let kept = self.enrolments.keep(&client, &enrolment, answer).await;
+        let kept = self.enrolments.keep(&client, &enrolment, answer, None).await;
         let record = enrolment_record(&enrolment, "recover", Origin::recovery());
         let reason = kept.as_ref().err().map(Failure::reason);
         if let Err(failure) = record.outcome(&self.parts.audit, reason, None, "recovered").await {
             tracing::error!(grant.id = %enrolment.grant, %failure, "a recovery could not be recorded");
         }
         kept.is_ok()
+    }
+
+    /// Whether a held import can be finished without the one who imported it. The
+    /// token of a provider that does not rotate is with them.
+    async fn may_be_finished(&self, client: &Client, enrolment: &Enrolment, answer: &TokenAnswer) -> bool {
+        answer.refresh_token.is_some()
+            && matches!(identify(client, &enrolment.key, answer).await, Identity::Proven)
     }
 
     /// The grants whose unknown outcome may be probed now.

@@ -16,7 +16,6 @@ use crate::store::SealedGrant;
 
 use super::attempt::check_issuer;
 use super::flight::GrantLock;
-use super::gate::store_failure;
 use super::parts::Parts;
 use super::record::{AttemptRecord, Origin};
 use super::sealer::{Sealer, pause};
@@ -52,7 +51,7 @@ impl Revocations {
         key: &GrantKey,
         origin: &Origin,
     ) -> Result<bool, Failure> {
-        let found = self.parts.store.sealed_grant(key).await.map_err(|e| store_failure(&e))?;
+        let found = self.parts.store.sealed_grant(key).await?;
         let sealed = found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))?;
         // A token that cannot be opened is deleted all the same.
         let token = self.opened(&sealed).await;

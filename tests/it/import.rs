@@ -102,13 +102,18 @@ async fn an_answer_that_does_not_say_whose_it_is_proves_nothing() {
 async fn a_provider_that_does_not_rotate_leaves_the_imported_token_in_use() {
     let stand = Stand::new().await;
     stand.tenant().await;
-    let token = minted(&stand, "ada");
+    let mut token = String::new();
     for (number, fault) in
         [Fault::NoRefreshToken, Fault::NullRefreshToken, Fault::EmptyRefreshToken].into_iter().enumerate()
     {
+        token = minted(&stand, "ada");
         stand.provider.script(fault, 1);
         let grant = import(&stand, "ada", &token).await.unwrap().grant.unwrap();
         assert_eq!(grant.generation, u64::try_from(number).unwrap() + 1);
+        // Told again, it is the same import: nothing is sent once more.
+        let asked = stand.provider.stats().token_requests;
+        assert_eq!(import(&stand, "ada", &token).await.unwrap().grant.unwrap(), grant);
+        assert_eq!(stand.provider.stats().token_requests, asked);
     }
     assert_eq!(stand.provider.current_refresh_token("ada", "vault").unwrap(), token);
     stand.advance(TOKENS_EXPIRED);

@@ -283,5 +283,6 @@ fn owned_by(id: AttemptId) -> Attempt {
         started_at: NOW,
         fenced_at: None,
         follows: None,
+        overtakes: None,
     }
 }

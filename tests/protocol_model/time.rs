@@ -64,6 +64,9 @@ fn age_attempt(attempt: &mut Attempt) {
     if let Some(fenced_at) = &mut attempt.fenced_at {
         age(fenced_at);
     }
+    if let Some(overtakes) = &mut attempt.overtakes {
+        age(overtakes);
+    }
 }
 
 fn age(moment: &mut Timestamp) {

@@ -77,6 +77,7 @@ pub(crate) fn attempt(n: u128) -> Attempt {
         started_at: at(10),
         fenced_at: Some(at(20)),
         follows: None,
+        overtakes: None,
     }
 }
 

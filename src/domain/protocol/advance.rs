@@ -8,8 +8,8 @@ use crate::domain::grant::{Attempt, DoubtCause, GrantState};
 use crate::domain::profile::{Profile, Reuse};
 
 use super::bounds::{
-    BACK_OFF, LONGEST_OUTAGE_PAUSE, LONGEST_PAUSE, UNHELPFUL_ALERT, binds_target_alone, growing,
-    harmless_after, overtook, probe_after, probe_pause,
+    BACK_OFF, HARD_LIMIT, LONGEST_OUTAGE_PAUSE, LONGEST_PAUSE, UNHELPFUL_ALERT, binds_target_alone, growing,
+    probe_after, probe_pause,
 };
 use super::{Advanced, Alert, AttemptRef, End, Refused, Says, State};
 
@@ -27,7 +27,7 @@ pub fn advance(state: &State, of: &AttemptRef, end: &End, profile: &Profile, now
         return Advanced::Repeated;
     }
     if let End::Answered { renewed } = end {
-        return answered(state, of, *renewed, profile);
+        return answered(state, of, *renewed);
     }
     match &state.grant {
         GrantState::Sending(attempt) if attempt.id == of.attempt => {
@@ -43,7 +43,7 @@ pub fn advance(state: &State, of: &AttemptRef, end: &End, profile: &Profile, now
     }
 }
 
-fn answered(state: &State, of: &AttemptRef, renewed: bool, profile: &Profile) -> Advanced {
+fn answered(state: &State, of: &AttemptRef, renewed: bool) -> Advanced {
     let generation = if renewed { of.generation.next() } else { of.generation };
     match &state.grant {
         GrantState::Sending(attempt) | GrantState::InDoubt { attempt, .. } if attempt.id == of.attempt => {
@@ -51,7 +51,7 @@ fn answered(state: &State, of: &AttemptRef, renewed: bool, profile: &Profile) ->
                 state: State {
                     generation,
                     grant: GrantState::Active,
-                    not_before: overtook(attempt, profile).then(|| harmless_after(attempt)),
+                    not_before: attempt.overtakes,
                     last_attempt: Some(attempt.id),
                     unhelpful: 0,
                     lineage: state.lineage,
@@ -123,8 +123,8 @@ impl Ended<'_> {
             let alert = (refused.says == Says::ClientRejected).then_some(Alert::ClientRejected);
             return self.unused(pause, unhelpful, alert);
         }
-        if !refused.complete || refused.retry_after.is_some() {
-            // Not the provider's own word, or a wish to be left alone.
+        if !refused.complete {
+            // Not the provider's own word.
             return self.unknown(DoubtCause::AmbiguousAnswer, Silence::Outage, refused.retry_after);
         }
         let cause = match refused.says {
@@ -133,7 +133,13 @@ impl Ended<'_> {
                 DoubtCause::TargetRefused
             }
         };
-        let grant = GrantState::InDoubt { attempt: self.attempt.clone(), cause, probe_after: self.now };
+        let grant = GrantState::InDoubt {
+            attempt: self.attempt.clone(),
+            cause,
+            // A pause that is asked for is kept, as far as others can wait for one
+            // caller's choice.
+            probe_after: self.now.plus(refused.retry_after.unwrap_or_default().min(HARD_LIMIT)),
+        };
         self.moved(grant, None, unhelpful, None)
     }
 

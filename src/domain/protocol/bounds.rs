@@ -95,11 +95,12 @@ pub(super) fn too_late_for_grace(
     }
 }
 
-/// Whether the answer to this attempt may have overtaken the request it follows.
-/// Redeemed once more before that one is harmless, the token would be two old
-/// when it arrives, and a grace window covers one.
-pub(super) fn overtook(attempt: &Attempt, profile: &Profile) -> bool {
-    matches!(profile.reuse, Reuse::Grace { .. }) && attempt.follows.is_some_and(DoubtCause::may_be_under_way)
+/// Until when a request before an attempt that is made now may still be taken.
+/// Redeemed once more before then, the token would be two old when it arrives,
+/// and a grace window covers one.
+pub(super) fn overtaken(attempt: &Attempt, cause: DoubtCause, now: Timestamp) -> Option<Timestamp> {
+    let own = Some(harmless_after(attempt)).filter(|_| cause.may_be_under_way());
+    own.max(attempt.overtakes).filter(|until| *until >= now)
 }
 
 /// Whether a refusal binds what a caller chose, and not the grant.

@@ -4,7 +4,7 @@ use crate::clock::Timestamp;
 use crate::domain::grant::{Asks, Attempt, Epoch, GrantState};
 use crate::domain::profile::Profile;
 
-use super::bounds::{harmless_after, too_late_for_grace};
+use super::bounds::{harmless_after, overtaken, too_late_for_grace};
 use super::{Claim, Refusal, State};
 
 /// The state in which the attempt owns the token, when it may.
@@ -16,10 +16,10 @@ pub fn claim(state: &State, claim: &Claim, profile: &Profile, now: Timestamp) ->
     if state.last_attempt == Some(claim.attempt) {
         return Err(Refusal::Over);
     }
-    let (epoch, follows) = match &state.grant {
+    let (epoch, follows, overtakes) = match &state.grant {
         GrantState::Active => match state.not_before {
             Some(until) if now < until => return Err(Refusal::NotYet(until)),
-            Some(_) | None => (Epoch(0), None),
+            Some(_) | None => (Epoch(0), None, None),
         },
         GrantState::InDoubt { attempt, .. } if attempt.id == claim.attempt => return Err(Refusal::Over),
         GrantState::InDoubt { probe_after, cause, .. }
@@ -32,7 +32,8 @@ pub fn claim(state: &State, claim: &Claim, profile: &Profile, now: Timestamp) ->
         }
         GrantState::InDoubt { .. } if claim.asks == Asks::Target => return Err(Refusal::OwnRequestFirst),
         GrantState::InDoubt { attempt, cause, .. } => {
-            (Epoch(attempt.epoch.0.saturating_add(1)), Some(*cause))
+            let overtakes = overtaken(attempt, *cause, now);
+            (Epoch(attempt.epoch.0.saturating_add(1)), Some(*cause), overtakes)
         }
         // The claim's own acknowledgement was lost.
         GrantState::Sending(attempt) if attempt.id == claim.attempt => return Ok(state.clone()),
@@ -49,6 +50,7 @@ pub fn claim(state: &State, claim: &Claim, profile: &Profile, now: Timestamp) ->
         started_at: now,
         fenced_at: claim.fenced_at,
         follows,
+        overtakes,
     };
     Ok(State { grant: GrantState::Sending(attempt), not_before: None, ..state.clone() })
 }

@@ -181,9 +181,18 @@ fn after_an_early_probe_the_next_attempt_waits_for_the_request_before_it() {
     let soon = NOW.plus(Duration::from_secs(5));
     let probe = claimed(&in_doubt(&profile), &own(2), &profile, soon);
     let (back, _) = moved(&probe, 2, &End::Answered { renewed: true }, &profile, soon);
-    let until = soon.plus(HARD_LIMIT).plus(PROBE_MARGIN);
+    let until = NOW.plus(HARD_LIMIT).plus(PROBE_MARGIN);
     assert_eq!(back.not_before, Some(until));
     assert_eq!(claim(&back, &own(3), &profile, soon), Err(Refusal::NotYet(until)));
+}
+
+#[test]
+fn a_probe_that_comes_when_all_before_it_is_harmless_holds_up_nobody() {
+    let profile = Profile::grace(Duration::from_secs(30));
+    let late = NOW.plus(HARD_LIMIT).plus(PROBE_MARGIN).plus(Duration::from_secs(1));
+    let probe = claimed(&in_doubt(&profile), &own(2), &profile, late);
+    let (back, _) = moved(&probe, 2, &End::Answered { renewed: true }, &profile, late);
+    assert_eq!(back.not_before, None);
 }
 
 #[test]
@@ -250,6 +259,18 @@ fn after_a_refused_choice_the_grants_own_request_follows_at_once() {
             };
             assert_eq!(dead.grant, expected, "{says:?}");
         }
+    }
+}
+
+#[test]
+fn a_pause_asked_for_with_a_refused_choice_is_kept_for_a_while_and_no_longer() {
+    for (asked, kept) in [(17, 17), (3600, HARD_LIMIT.as_secs())] {
+        let pause = Some(Duration::from_secs(asked));
+        let slow = Refused { says: Says::Outage, proves_unused: false, complete: true, retry_after: pause };
+        let end = End::Refused(slow);
+        let (state, _) = moved(&sending(1, Asks::Target), 1, &end, &Profile::strict(), NOW);
+        assert_eq!(probe_time(&state), NOW.plus(Duration::from_secs(kept)));
+        assert!(matches!(state.grant, GrantState::InDoubt { cause: DoubtCause::TargetRefused, .. }));
     }
 }
 

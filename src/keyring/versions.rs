@@ -3,16 +3,13 @@
 
 use std::time::Duration;
 
+use super::Keyring;
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
 use crate::domain::id::TenantId;
 use crate::domain::key::{KeyState, KeyVersion, KeyVersionInfo};
 use crate::domain::reason::Reason;
-use crate::keyring::Keyring;
 use crate::store::{Store, TenantRefused};
-
-use super::failures::key_failure;
-use super::gate::store_failure;
 
 /// Makes the version after `from` and names it the newest: key first, then the
 /// tenant, then the key's state. A
@@ -29,8 +26,8 @@ pub async fn advance(
     now: Timestamp,
 ) -> Result<KeyVersionInfo, Failure> {
     let to = from.next();
-    let mut info = keyring.create_version(id, to).await.map_err(|e| key_failure(&e))?;
-    let advanced = store.advance_version(id, from, to, now).await.map_err(|e| store_failure(&e))?;
+    let mut info = keyring.create_version(id, to).await?;
+    let advanced = store.advance_version(id, from, to, now).await?;
     advanced.map_err(|r| match r {
         TenantRefused::WrongState => Failure::new(Reason::StoreUnavailable, "the tenant changed meanwhile")
             .retry_after(Duration::from_secs(1)),
@@ -38,7 +35,7 @@ pub async fn advance(
             Failure::new(Reason::TenantNotFound, "no such tenant")
         }
     })?;
-    keyring.activate(id, to).await.map_err(|e| key_failure(&e))?;
+    keyring.activate(id, to).await?;
     info.state = KeyState::Active;
     Ok(info)
 }
