@@ -449,14 +449,6 @@ pub trait Store: Send + Sync + 'static {
         mark: ImportMark,
     ) -> Result<Option<OpenEnrolment>, StoreError>;
 
-    /// The grant that the same import has made, whichever subject it named.
-    async fn imported(
-        &self,
-        tenant: &TenantId,
-        client: &ClientId,
-        mark: ImportMark,
-    ) -> Result<Option<Grant>, StoreError>;
-
     /// Attempts that are open; at start, those of a dead process.
     async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, StoreError>;
     /// Enrolments that are open; at start, those of a dead process.

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::{Grant, GrantId, GrantKey, GrantState, Lineage};
+use crate::domain::grant::{Grant, GrantId, GrantKey, Lineage};
 use crate::domain::profile::Reuse;
 use crate::domain::protocol::bounds::{BACK_OFF, HARD_LIMIT, PROBE_MARGIN, SEND_WITHIN};
-use crate::domain::protocol::{Refusal as ClaimRefusal, State};
+use crate::domain::protocol::State;
 use crate::domain::reason::Reason;
 use crate::domain::scope::{ScopeSet, Target};
 use crate::idp::{
@@ -28,7 +28,7 @@ use crate::store::{
 };
 
 use super::ending::tell_client_rejected;
-use super::failures::{claim_failure, gone_failure, not_sent, refusal_failure};
+use super::failures::{gone_failure, not_sent, refusal_failure};
 use super::flight::GrantLock;
 use super::identity::{Identity, identify};
 use super::marks;
@@ -106,8 +106,8 @@ impl Enrolments {
                     None => follows = true,
                 }
             }
-            if let Some(grant) = parts.store.imported(&key.tenant, &key.client, *mark).await? {
-                return already_imported(grant, &key).map(Outcome::Known);
+            if let Some(grant) = self.finished(&client, &key, *mark).await? {
+                return Ok(Outcome::Known(grant));
             }
         }
         let enrolment = self.plan(&client, key, kind, &target).await?;
@@ -408,19 +408,6 @@ impl Enrolments {
         while let Err(error) = self.parts.store.suspend_enrolment(enrolment.attempt, stage).await {
             tracing::error!(grant.id = %enrolment.grant, %error, "cannot suspend an enrolment, will try again");
             pause().await;
-        }
-    }
-}
-
-/// What the same import told again is to its caller: what it made, as it is now.
-fn already_imported(grant: Grant, key: &GrantKey) -> Result<Grant, Failure> {
-    if grant.key != *key {
-        return Err(Failure::new(Reason::IdentityMismatch, "the token was imported for another user"));
-    }
-    match &grant.state {
-        GrantState::Active | GrantState::Sending(_) | GrantState::InDoubt { .. } => Ok(grant),
-        GrantState::Revoked | GrantState::Lost { .. } | GrantState::Reauth { .. } => {
-            Err(claim_failure(&grant, ClaimRefusal::Dead, grant.refreshed_at))
         }
     }
 }

@@ -234,16 +234,6 @@ impl Store for SqliteStore {
         self.db.read("find open import", move |c| enrolments::find_import(c, &tenant, &client, mark)).await
     }
 
-    async fn imported(
-        &self,
-        tenant: &TenantId,
-        client: &ClientId,
-        mark: ImportMark,
-    ) -> Result<Option<Grant>, StoreError> {
-        let (tenant, client) = (tenant.clone(), client.clone());
-        self.db.read("find import", move |c| enrolments::find_imported(c, &tenant, &client, mark)).await
-    }
-
     async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, StoreError> {
         self.db.read("find open attempts", attempts::open).await
     }

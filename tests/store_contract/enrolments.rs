@@ -251,24 +251,3 @@ pub(crate) async fn an_open_import_is_found_by_its_mark(make: Make) {
     store.commit_enrolment(kept(&ada, V1)).await.unwrap().unwrap();
     assert!(store.open_import(&ada.key.tenant, &ada.key.client, mark).await.unwrap().is_none());
 }
-
-/// What the same import has made is found, so that its token is not sent again.
-pub(crate) async fn a_finished_import_is_found_by_its_mark(make: Make) {
-    let mut backend = make();
-    let store = backend.store();
-    with_acme(store).await;
-    let first = enrolment(1, key("ada"));
-    let EnrolmentKind::Import(Some(mark)) = first.kind else { panic!("not an import") };
-    store.begin_enrolment(&first).await.unwrap().unwrap();
-    let (portal, none) = (first.key.client.clone(), None);
-    assert_eq!(store.imported(&acme(), &portal, mark).await.unwrap(), none, "not committed yet");
-    let (ada, _) = store.commit_enrolment(kept(&first, V1)).await.unwrap().unwrap();
-    backend.reopen();
-    let store = backend.store();
-    assert_eq!(store.imported(&acme(), &portal, mark).await.unwrap(), Some(ada.clone()));
-    assert_eq!(store.imported(&tenant("other"), &portal, mark).await.unwrap(), none);
-    let exchange = Enrolment { kind: EnrolmentKind::OnBehalfOf, ..replacement(2, &ada) };
-    store.begin_enrolment(&exchange).await.unwrap().unwrap();
-    store.commit_enrolment(kept(&exchange, V1)).await.unwrap().unwrap();
-    assert_eq!(store.imported(&acme(), &portal, mark).await.unwrap(), none, "another consent's now");
-}

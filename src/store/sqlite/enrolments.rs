@@ -13,7 +13,7 @@ use crate::store::{
 use super::attempts;
 use super::db::Connection;
 use super::grants::{self, Outcome};
-use super::rows::{self, GRANT_COLUMNS, GRANT_TABLES};
+use super::rows;
 use super::tenants;
 
 pub(super) fn begin(c: &Connection, enrolment: &Enrolment) -> Outcome<(), EnrolmentRefused> {
@@ -27,9 +27,9 @@ pub(super) fn begin(c: &Connection, enrolment: &Enrolment) -> Outcome<(), Enrolm
     if let Some(moved) = moved(c, enrolment)? {
         return Ok(Err(moved));
     }
-    let kind = match enrolment.kind {
-        EnrolmentKind::OnBehalfOf => "EXCHANGE",
-        EnrolmentKind::Import(_) => "IMPORT",
+    let (kind, mark) = match enrolment.kind {
+        EnrolmentKind::OnBehalfOf => ("EXCHANGE", None),
+        EnrolmentKind::Import(mark) => ("IMPORT", mark.map(|mark| mark.0)),
     };
     c.prepare_cached(
         "INSERT INTO intake (id, lineage, owner, kind, mark, stage, tenant, client, subject, grant_id, generation,
@@ -42,7 +42,7 @@ pub(super) fn begin(c: &Connection, enrolment: &Enrolment) -> Outcome<(), Enrolm
         ":lineage": enrolment.lineage.0.as_bytes(),
         ":owner": enrolment.owner.0.as_bytes(),
         ":kind": kind,
-        ":mark": mark_of(enrolment.kind).as_ref().map(|mark| mark.as_slice()),
+        ":mark": mark.as_ref().map(|mark| mark.as_slice()),
         ":tenant": enrolment.key.tenant.as_str(),
         ":client": enrolment.key.client.as_str(),
         ":subject": enrolment.key.subject.as_str(),
@@ -93,12 +93,12 @@ pub(super) fn commit(c: &Connection, commit: &EnrolmentCommit) -> Outcome<(Grant
     }
     c.prepare_cached(
         "INSERT INTO grants (id, tenant, client, subject, issuer, lineage, status, generation, key_version, sealed,
-                scopes, asked, resource, mark, created_at, refreshed_at, idle_expires_at, absolute_expires_at,
+                scopes, asked, resource, created_at, refreshed_at, idle_expires_at, absolute_expires_at,
                 next_refresh_at)
          VALUES (:id, :tenant, :client, :subject, :issuer, :lineage, 'ACTIVE', :generation, :key_version, :sealed,
-                :scopes, :asked, :resource, :mark, :at, :at, :idle, :absolute, :next)
+                :scopes, :asked, :resource, :at, :at, :idle, :absolute, :next)
          ON CONFLICT (tenant, client, subject) DO UPDATE SET issuer = :issuer, key_version = :key_version,
-                sealed = :sealed, scopes = :scopes, asked = :asked, resource = :resource, mark = :mark, refreshed_at = :at,
+                sealed = :sealed, scopes = :scopes, asked = :asked, resource = :resource, refreshed_at = :at,
                 idle_expires_at = :idle, absolute_expires_at = :absolute, next_refresh_at = :next",
     )?
     .execute(named_params! {
@@ -114,7 +114,6 @@ pub(super) fn commit(c: &Connection, commit: &EnrolmentCommit) -> Outcome<(Grant
         ":scopes": scopes.to_wire(),
         ":asked": enrolment.scopes.to_wire(),
         ":resource": enrolment.resource.as_ref().map(|r| r.as_str()),
-        ":mark": mark_of(enrolment.kind).as_ref().map(|mark| mark.as_slice()),
         ":at": at.0,
         ":idle": dates.idle_expires_at.map(|t| t.0),
         ":absolute": absolute_expires_at.map(|t| t.0),
@@ -142,19 +141,6 @@ pub(super) fn find_import(
         "SELECT * FROM intake WHERE mark = ?1 AND tenant = ?2 AND client = ?3 ORDER BY started_at DESC LIMIT 1",
     )?
     .query_row((mark.0.as_slice(), tenant.as_str(), client.as_str()), open_enrolment)
-    .optional()
-}
-
-pub(super) fn find_imported(
-    c: &Connection,
-    tenant: &TenantId,
-    client: &ClientId,
-    mark: ImportMark,
-) -> Result<Option<Grant>> {
-    c.prepare_cached(&format!(
-        "SELECT {GRANT_COLUMNS} FROM {GRANT_TABLES} WHERE g.mark = ?1 AND g.tenant = ?2 AND g.client = ?3"
-    ))?
-    .query_row((mark.0.as_slice(), tenant.as_str(), client.as_str()), rows::grant)
     .optional()
 }
 
@@ -187,13 +173,6 @@ fn open_enrolment(row: &Row<'_>) -> Result<OpenEnrolment> {
         started_at: rows::time(row, "started_at")?,
     };
     Ok(OpenEnrolment { enrolment, stage: stage(row)?, answer: rows::answer(row)? })
-}
-
-fn mark_of(kind: EnrolmentKind) -> Option<[u8; 32]> {
-    match kind {
-        EnrolmentKind::OnBehalfOf | EnrolmentKind::Import(None) => None,
-        EnrolmentKind::Import(Some(mark)) => Some(mark.0),
-    }
 }
 
 fn kind(row: &Row<'_>) -> Result<EnrolmentKind> {

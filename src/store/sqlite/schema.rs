@@ -124,8 +124,6 @@ const LINEAGES: &str = "
     ALTER TABLE grants ADD COLUMN lineage BLOB NOT NULL DEFAULT x'00';
     UPDATE grants SET lineage = id;
     ALTER TABLE grants ADD COLUMN last_attempt BLOB;
-    ALTER TABLE grants ADD COLUMN mark BLOB;
-    CREATE INDEX grants_mark ON grants (mark) WHERE mark IS NOT NULL;
     ALTER TABLE grants ADD COLUMN unhelpful INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE grants ADD COLUMN asked TEXT NOT NULL DEFAULT '';
     UPDATE grants SET asked = scopes;
