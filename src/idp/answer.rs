@@ -205,6 +205,19 @@ pub struct TokenAnswer {
 }
 
 impl TokenAnswer {
+    /// An answer that brought nothing.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            access_token: None,
+            token_type: "Bearer".into(),
+            refresh_token: None,
+            expires_in: None,
+            scopes: None,
+            id_token: None,
+        }
+    }
+
     /// `None` when there is neither an access token nor a refresh token. What
     /// an answer that breaks off says of its access token may be missing, so
     /// only what stands for itself is read of it.

@@ -95,7 +95,10 @@ impl Enrolments {
             (EnrolmentKind::Import(Some(mark)), Source::Import(token)) => {
                 let open = parts.store.open_import(&key.tenant, &key.client, *mark).await;
                 match open.map_err(|e| store_failure(&e))? {
-                    None => false,
+                    None => match self.finished(&client, &key, *mark).await? {
+                        Some(enrolled) => return Ok(enrolled),
+                        None => false,
+                    },
                     Some(open) => match self.resume(&client, open, &key, token, &target, &origin).await? {
                         Some(enrolled) => return Ok(enrolled),
                         None => true,
