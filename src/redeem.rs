@@ -9,7 +9,8 @@
 //! - `target`: whose wishes a request carries;
 //! - `ending`: an answer made durable, then parsed, then commit 2; any other end;
 //! - [`enrolment`]: the same for a grant that the vault acquires; `identity`,
-//!   `held`: whose an imported token is, and what happens while that is not clear;
+//!   `held`, `finished`: whose an imported token is, what happens while that is not
+//!   clear, and an import that is repeated;
 //! - [`recovery`]: what a dead process left behind, and probes;
 //! - `revocation`: the end of a token;
 //! - [`cache`], [`gate`], [`flight`]: access tokens in memory, tenants in and out
@@ -29,6 +30,7 @@ pub mod recovery;
 
 mod attempt;
 mod ending;
+mod finished;
 mod held;
 mod identity;
 mod marks;

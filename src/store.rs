@@ -448,6 +448,14 @@ pub trait Store: Send + Sync + 'static {
         client: &ClientId,
         mark: ImportMark,
     ) -> Result<Option<OpenEnrolment>, StoreError>;
+    /// The grant that the last import of this token made or replaced, whichever
+    /// subject it named; consents given since do not change that.
+    async fn imported_grant(
+        &self,
+        tenant: &TenantId,
+        client: &ClientId,
+        mark: ImportMark,
+    ) -> Result<Option<Grant>, StoreError>;
 
     /// Attempts that are open; at start, those of a dead process.
     async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, StoreError>;

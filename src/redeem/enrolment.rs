@@ -14,8 +14,8 @@ use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Grant, GrantId, GrantKey, Lineage};
 use crate::domain::profile::Reuse;
-use crate::domain::protocol::bounds::{BACK_OFF, HARD_LIMIT, PROBE_MARGIN, SEND_WITHIN};
 use crate::domain::protocol::State;
+use crate::domain::protocol::bounds::{BACK_OFF, HARD_LIMIT, PROBE_MARGIN, SEND_WITHIN};
 use crate::domain::reason::Reason;
 use crate::domain::scope::{ScopeSet, Target};
 use crate::idp::{

@@ -28,8 +28,13 @@ pub struct GrantLocks {
 
 /// Who waits for a grant that is held: callers in the order of their turns, each
 /// with its own requests in order.
-#[derive(Debug, Default)]
-struct Turns(VecDeque<(CallerId, VecDeque<oneshot::Sender<GrantLock>>)>);
+#[derive(Debug)]
+struct Turns {
+    /// Whose request holds it. The same caller's next one comes after everybody
+    /// else's, also after those who came later.
+    holder: CallerId,
+    waiting: VecDeque<(CallerId, VecDeque<oneshot::Sender<GrantLock>>)>,
+}
 
 /// Held while a grant's refresh token is being used, replaced or deleted.
 #[derive(Debug)]
@@ -46,7 +51,7 @@ impl GrantLocks {
                 let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
                 match held.entry(key.clone()) {
                     Entry::Vacant(free) => {
-                        free.insert(Turns::default());
+                        free.insert(Turns { holder: caller.clone(), waiting: VecDeque::new() });
                         return GrantLock { of: Some((key.clone(), Arc::clone(&self.held))) };
                     }
                     Entry::Occupied(mut turns) => turns.get_mut().join(caller),
@@ -63,19 +68,21 @@ impl GrantLocks {
 impl Turns {
     fn join(&mut self, caller: &CallerId) -> oneshot::Receiver<GrantLock> {
         let (give, turn) = oneshot::channel();
-        match self.0.iter_mut().find(|(known, _)| known == caller) {
+        match self.waiting.iter_mut().find(|(known, _)| known == caller) {
             Some((_, requests)) => requests.push_back(give),
-            None => self.0.push_back((caller.clone(), VecDeque::from([give]))),
+            None => self.waiting.push_back((caller.clone(), VecDeque::from([give]))),
         }
         turn
     }
 
     /// The next request; its caller goes to the end of the line.
     fn next(&mut self) -> Option<oneshot::Sender<GrantLock>> {
-        let (caller, mut requests) = self.0.pop_front()?;
+        let another = self.waiting.iter().position(|(caller, _)| *caller != self.holder);
+        let (caller, mut requests) = self.waiting.remove(another.unwrap_or(0))?;
         let next = requests.pop_front();
+        self.holder = caller.clone();
         if !requests.is_empty() {
-            self.0.push_back((caller, requests));
+            self.waiting.push_back((caller, requests));
         }
         next
     }
@@ -198,7 +205,7 @@ mod tests {
     }
 
     fn waiting(locks: &GrantLocks) -> usize {
-        locks.held.lock().unwrap().get(&grant()).map_or(0, |t| t.0.iter().map(|(_, r)| r.len()).sum())
+        locks.held.lock().unwrap().get(&grant()).map_or(0, |t| t.waiting.iter().map(|(_, r)| r.len()).sum())
     }
 
     /// Starts a request that reports its name when it has the lock.
@@ -233,6 +240,22 @@ mod tests {
         while !locks.held.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn the_holders_next_request_comes_after_those_of_others() {
+        let locks = GrantLocks::default();
+        let held = locks.lock(&grant(), &caller("greedy")).await;
+        let (order, mut came) = mpsc::unbounded_channel();
+        for name in ["greedy", "greedy", "modest"] {
+            queue(&locks, name, &order).await;
+        }
+        drop(held);
+        let mut names = Vec::new();
+        for _ in 0..3 {
+            names.push(came.recv().await.unwrap());
+        }
+        assert_eq!(names, ["modest", "greedy", "greedy"]);
     }
 
     #[tokio::test]

@@ -90,7 +90,7 @@ impl Recovery {
     }
 
     async fn enrolment(&self, open: OpenEnrolment) -> bool {
-        let OpenEnrolment { enrolment, stage, answer } = open;
+        let OpenEnrolment { mut enrolment, stage, answer } = open;
         let Some(client) = self.parts.idp.client(&enrolment.key.client).cloned() else {
             tracing::error!(client.id = %enrolment.key.client, grant.id = %enrolment.grant,
                 "an enrolment is open for a client that is not configured; put the client back");
@@ -123,10 +123,13 @@ impl Recovery {
             self.enrolments.abandon(&enrolment).await;
             return false;
         };
-        if matches!(stage, EnrolmentStage::Held { .. })
-            && !self.may_be_finished(&client, &enrolment, &answer).await
-        {
-            return false;
+        if matches!(stage, EnrolmentStage::Held { .. }) {
+            if !self.may_be_finished(&client, &enrolment, &answer).await {
+                return false;
+            }
+            // What was wrong may have been the issuer: it is the one that the
+            // proof has.
+            enrolment.issuer = client.issuer(&enrolment.key.tenant);
         }
         let kept = self.enrolments.keep(&client, &enrolment, answer, None).await;
         let record = enrolment_record(&enrolment, "recover", Origin::recovery());

@@ -234,6 +234,16 @@ impl Store for SqliteStore {
         self.db.read("find open import", move |c| enrolments::find_import(c, &tenant, &client, mark)).await
     }
 
+    async fn imported_grant(
+        &self,
+        tenant: &TenantId,
+        client: &ClientId,
+        mark: ImportMark,
+    ) -> Result<Option<Grant>, StoreError> {
+        let (tenant, client) = (tenant.clone(), client.clone());
+        self.db.read("find imported grant", move |c| grants::imported(c, &tenant, &client, mark)).await
+    }
+
     async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, StoreError> {
         self.db.read("find open attempts", attempts::open).await
     }

@@ -12,12 +12,12 @@ use obo_vault::clock::ShiftedClock;
 use obo_vault::demo::provider::{Fault, Gate};
 use obo_vault::demo::stand::{RunningVault, Settings};
 use obo_vault::entropy::OsEntropy;
-use obo_vault::proto::{Grant, GrantState};
+use obo_vault::proto::{self, Grant, GrantState};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::process::PATIENCE;
-use crate::world::{World, describe, fresh, length, reason, usual};
+use crate::world::{TENANT, World, describe, fresh, length, reason, usual};
 
 /// When the process dies.
 #[derive(Debug, Clone)]
@@ -92,6 +92,50 @@ async fn a_killed_intake_leaves_what_was_there() {
     world.exchange("new").await.unwrap();
     world.token(usual("new")).await.unwrap();
     assert_eq!(world.provider.stats().reuse_detected, 0);
+    world.take().stop().await;
+}
+
+/// Its caller asks again: the vault sends nothing that may be taken for a theft.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_import_is_found_by_its_callers_retry() {
+    let mut world = World::new(&Settings::default()).await;
+    let moments =
+        [Moment::Unspent, Moment::Spent, Moment::Answered, Moment::Grown("vault.db-wal", 2), Moment::Asked];
+    for (round, moment) in moments.into_iter().enumerate() {
+        let user = format!("user-{round}");
+        // Only an ID token is kept beside a refresh token.
+        let scopes = ["mail.read", "offline_access", "openid"];
+        let request = proto::ImportGrantRequest {
+            tenant: TENANT.into(),
+            subject: user.clone(),
+            client: "portal".into(),
+            imported_token: world.provider.mint_refresh_token("vault", &user, &scopes),
+            ..Default::default()
+        };
+        let (mut client, first) = (world.client("web").await, request.clone());
+        let call = async move { client.grants.import_grant(first).await.is_ok() };
+        killed_while(&mut world, &moment, call).await;
+        world.start().await;
+
+        let asked = world.provider.stats().token_requests;
+        for _ in 0..2 {
+            match world.client("web").await.grants.import_grant(request.clone()).await {
+                Ok(_) => {
+                    assert!(!matches!(moment, Moment::Unspent | Moment::Spent), "{moment:?}");
+                    world.token(usual(&user)).await.unwrap();
+                }
+                Err(refused) => {
+                    assert_eq!(reason(&refused), "GRANT_IN_DOUBT", "{moment:?}");
+                    let retry = refused.get_details_retry_info().and_then(|info| info.retry_delay).unwrap();
+                    assert!(retry > Duration::from_secs(60), "{moment:?}: {retry:?}");
+                    assert_eq!(world.provider.stats().token_requests, asked, "{moment:?}");
+                }
+            }
+        }
+        assert!(world.provider.family_alive(&user), "{moment:?}");
+        assert_eq!(world.provider.stats().reuse_detected, 0, "{moment:?}");
+    }
+    assert_eq!(world.provider.stats().revocations, 0);
     world.take().stop().await;
 }
 

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use obo_vault::demo::provider::Fault;
 use obo_vault::proto::{GrantState, RunRotationRequest, ScheduleTenantPurgeRequest};
 use tonic::Code;
 
 use crate::faulty_store::{Hold, StoreFault};
+use crate::field_kit::Kind;
 use crate::harness::{Stand, TENANT, TOKENS_EXPIRED, reason};
 use crate::harness_more::eventually;
 
@@ -57,6 +59,115 @@ async fn each_write_of_a_redemption_may_be_repeated() {
         eventually("a token", async || stand.token("ada").await.ok()).await;
         assert_eq!(stand.describe("ada").await.state(), GrantState::Active, "{operation}");
         assert!(stand.provider.family_alive("ada"), "{operation}: its own token was revoked");
+    }
+}
+
+/// Whatever is not acknowledged, the new token is this grant's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_write_of_an_enrolment_may_fail_or_be_repeated() {
+    for operation in ["begin_enrolment", "record_answer", "commit_enrolment"] {
+        for fault in [StoreFault::Fail, StoreFault::LoseAnswer] {
+            for kind in [Kind::Strict, Kind::Tolerant] {
+                let case = format!("{operation} {fault:?} {kind:?}");
+                let stand = Stand::with(kind.options(), kind.settings()).await;
+                stand.tenant().await;
+                let token = stand.minted("bob");
+                for (user, replaces) in [("ada", false), ("bob", false), ("ada", true)] {
+                    stand.faults.on(operation, 1, fault.clone());
+                    let grant = if user == "bob" {
+                        stand.import(user, &token).await.unwrap_or_else(|e| panic!("{case}: {e:?}")).grant
+                    } else {
+                        stand.exchange(stand.exchange_request(user)).await.unwrap().grant
+                    };
+                    stand.faults.assert_met();
+                    let expected = (GrantState::Active, if replaces { 2 } else { 1 });
+                    let grant = grant.unwrap();
+                    assert_eq!((grant.state(), grant.generation), expected, "{case}");
+                }
+                assert_eq!(stand.provider.stats().revocations, 0, "{case}");
+                stand.advance(TOKENS_EXPIRED);
+                for user in ["ada", "bob"] {
+                    stand.token(user).await.unwrap_or_else(|e| panic!("{case}, {user}: {e:?}"));
+                    assert!(stand.provider.family_alive(user), "{case}, {user}");
+                }
+                let stats = stand.provider.stats();
+                assert_eq!((stats.revocations, stats.reuse_detected), (0, 0), "{case}");
+            }
+        }
+    }
+}
+
+/// An import that is suspended, or held, must be found by the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_suspended_whatever_becomes_of_the_write() {
+    for fault in [StoreFault::Fail, StoreFault::LoseAnswer] {
+        for held in [false, true] {
+            let case = format!("{fault:?}, held: {held}");
+            let mut settings = Kind::Strict.settings();
+            if held {
+                settings.profile.push_str("\nsubject_claims = [\"email\"]");
+            }
+            let stand = Stand::with(Kind::Strict.options(), settings).await;
+            stand.tenant().await;
+            let token = stand.minted("ada");
+            if !held {
+                stand.provider.script(Fault::CloseBeforeAnswer { consume: false }, 1);
+            }
+            stand.faults.on("suspend_enrolment", 1, fault.clone());
+            let before = stand.token_requests();
+            let expected = if held { "IDENTITY_UNPROVEN" } else { "GRANT_IN_DOUBT" };
+            for _ in 0..2 {
+                assert_eq!(reason(&stand.import("ada", &token).await.unwrap_err()), expected, "{case}");
+            }
+            stand.faults.assert_met();
+            assert_eq!(stand.token_requests(), before + 1, "{case}");
+            assert!(stand.provider.family_alive("ada"), "{case}");
+            assert_eq!(stand.provider.stats().revocations, 0, "{case}");
+        }
+    }
+}
+
+/// A delete whose acknowledgement is lost has happened: the provider is told of
+/// this grant's token and of no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_revoked_once_whatever_becomes_of_the_delete() {
+    for fault in [StoreFault::Fail, StoreFault::LoseAnswer] {
+        let stand = stand().await;
+        stand.grant("bob").await;
+        stand.faults.on("delete_grant", 1, fault.clone());
+        assert!(stand.revoke("ada").await.unwrap().revoked_at_provider, "{fault:?}");
+        stand.faults.assert_met();
+        assert_eq!(stand.provider.stats().revocations, 1, "{fault:?}");
+        assert!(!stand.provider.family_alive("ada"), "{fault:?}");
+        assert_eq!(reason(&stand.token("ada").await.unwrap_err()), "GRANT_NOT_FOUND", "{fault:?}");
+        stand.advance(TOKENS_EXPIRED);
+        stand.token("bob").await.unwrap();
+        assert!(stand.provider.family_alive("bob"), "{fault:?}");
+    }
+}
+
+/// A settled end that was not acknowledged is told again, and changes nothing
+/// the second time: neither what callers hear nor how often operators do.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_without_tokens_may_be_told_twice() {
+    let ends = [
+        (Fault::error(400, "invalid_grant"), GrantState::Revoked, "GRANT_REVOKED"),
+        (Fault::error(400, "interaction_required"), GrantState::Reauth, "INTERACTION_REQUIRED"),
+        (Fault::CloseBeforeAnswer { consume: false }, GrantState::InDoubt, "GRANT_IN_DOUBT"),
+    ];
+    for (end, state, expected) in ends {
+        for fault in [StoreFault::Fail, StoreFault::LoseAnswer] {
+            let stand = stand().await;
+            stand.provider.script(end.clone(), 1);
+            stand.faults.on("advance", 1, fault.clone());
+            let before = stand.token_requests();
+            assert_eq!(reason(&stand.token("ada").await.unwrap_err()), expected, "{end:?} {fault:?}");
+            stand.faults.assert_met();
+            assert_eq!(stand.describe("ada").await.state(), state, "{end:?} {fault:?}");
+            let stats = stand.provider.stats();
+            assert_eq!((stats.token_requests, stats.revocations), (before + 1, 0), "{end:?} {fault:?}");
+            assert!(stand.provider.family_alive("ada"), "{end:?} {fault:?}");
+        }
     }
 }
 

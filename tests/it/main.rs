@@ -12,6 +12,10 @@ mod exchange;
 mod faults;
 #[path = "../support/faulty_store.rs"]
 mod faulty_store;
+mod field;
+mod field_answers;
+mod field_kit;
+mod field_settings;
 mod get_access_token;
 mod granted;
 mod harness;

@@ -251,3 +251,50 @@ pub(crate) async fn an_open_import_is_found_by_its_mark(make: Make) {
     store.commit_enrolment(kept(&ada, V1)).await.unwrap().unwrap();
     assert!(store.open_import(&ada.key.tenant, &ada.key.client, mark).await.unwrap().is_none());
 }
+
+/// Until another import replaces it; a consent of the user does not count as one.
+pub(crate) async fn a_finished_import_is_found_by_its_mark(make: Make) {
+    let mut backend = make();
+    let store = backend.store();
+    with_acme(store).await;
+    let ada = Enrolment { lineage: Lineage(Uuid::from_u128(5)), ..enrolment(1, key("ada")) };
+    let EnrolmentKind::Import(Some(mark)) = ada.kind else { panic!("not an import") };
+    store.begin_enrolment(&ada).await.unwrap().unwrap();
+    assert_eq!(store.imported_grant(&ada.key.tenant, &ada.key.client, mark).await.unwrap(), None);
+    let (made, _) = store.commit_enrolment(kept(&ada, V1)).await.unwrap().unwrap();
+    backend.reopen();
+    let store = backend.store();
+    let found = store.imported_grant(&ada.key.tenant, &ada.key.client, mark).await.unwrap();
+    assert_eq!(found.map(|grant| grant.id), Some(made.id));
+    let other = key_in("other", "batch", "ada");
+    for (tenant, client, mark) in [
+        (&other.tenant, &ada.key.client, mark),
+        (&ada.key.tenant, &other.client, mark),
+        (&ada.key.tenant, &ada.key.client, ImportMark([7; 32])),
+    ] {
+        assert_eq!(store.imported_grant(tenant, client, mark).await.unwrap(), None);
+    }
+
+    let renewed = |n: u128, generation, kind| Enrolment {
+        lineage: Lineage(Uuid::from_u128(n)),
+        generation: Generation(generation),
+        grant: made.id,
+        kind,
+        ..enrolment(n, key("ada"))
+    };
+    let consent = renewed(6, 2, EnrolmentKind::OnBehalfOf);
+    store.begin_enrolment(&consent).await.unwrap().unwrap();
+    store.commit_enrolment(kept(&consent, V1)).await.unwrap().unwrap();
+    let found = store.imported_grant(&ada.key.tenant, &ada.key.client, mark).await.unwrap();
+    assert_eq!(found.map(|grant| grant.generation), Some(Generation(2)));
+
+    let another = ImportMark([8; 32]);
+    let import = renewed(7, 3, EnrolmentKind::Import(Some(another)));
+    store.begin_enrolment(&import).await.unwrap().unwrap();
+    store.commit_enrolment(kept(&import, V1)).await.unwrap().unwrap();
+    assert_eq!(store.imported_grant(&ada.key.tenant, &ada.key.client, mark).await.unwrap(), None);
+    assert!(store.imported_grant(&ada.key.tenant, &ada.key.client, another).await.unwrap().is_some());
+
+    store.delete_grant(made.id).await.unwrap();
+    assert_eq!(store.imported_grant(&ada.key.tenant, &ada.key.client, another).await.unwrap(), None);
+}

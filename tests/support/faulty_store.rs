@@ -220,6 +220,8 @@ delegate! {
         write abandon_enrolment(id: AttemptId) -> Result<(), StoreError>;
         read open_import(tenant: &TenantId, client: &ClientId, mark: ImportMark)
             -> Result<Option<OpenEnrolment>, StoreError>;
+        read imported_grant(tenant: &TenantId, client: &ClientId, mark: ImportMark)
+            -> Result<Option<Grant>, StoreError>;
         read open_attempts() -> Result<Vec<OpenAttempt>, StoreError>;
         read open_enrolments() -> Result<Vec<OpenEnrolment>, StoreError>;
         read due_probes(now: Timestamp, orphaned_before: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError>;

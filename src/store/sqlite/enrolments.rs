@@ -27,9 +27,9 @@ pub(super) fn begin(c: &Connection, enrolment: &Enrolment) -> Outcome<(), Enrolm
     if let Some(moved) = moved(c, enrolment)? {
         return Ok(Err(moved));
     }
-    let (kind, mark) = match enrolment.kind {
-        EnrolmentKind::OnBehalfOf => ("EXCHANGE", None),
-        EnrolmentKind::Import(mark) => ("IMPORT", mark.map(|mark| mark.0)),
+    let kind = match enrolment.kind {
+        EnrolmentKind::OnBehalfOf => "EXCHANGE",
+        EnrolmentKind::Import(_) => "IMPORT",
     };
     c.prepare_cached(
         "INSERT INTO intake (id, lineage, owner, kind, mark, stage, tenant, client, subject, grant_id, generation,
@@ -42,7 +42,7 @@ pub(super) fn begin(c: &Connection, enrolment: &Enrolment) -> Outcome<(), Enrolm
         ":lineage": enrolment.lineage.0.as_bytes(),
         ":owner": enrolment.owner.0.as_bytes(),
         ":kind": kind,
-        ":mark": mark.as_ref().map(|mark| mark.as_slice()),
+        ":mark": mark(enrolment).as_ref().map(|mark| mark.as_slice()),
         ":tenant": enrolment.key.tenant.as_str(),
         ":client": enrolment.key.client.as_str(),
         ":subject": enrolment.key.subject.as_str(),
@@ -94,12 +94,13 @@ pub(super) fn commit(c: &Connection, commit: &EnrolmentCommit) -> Outcome<(Grant
     c.prepare_cached(
         "INSERT INTO grants (id, tenant, client, subject, issuer, lineage, status, generation, key_version, sealed,
                 scopes, asked, resource, created_at, refreshed_at, idle_expires_at, absolute_expires_at,
-                next_refresh_at)
+                next_refresh_at, imported)
          VALUES (:id, :tenant, :client, :subject, :issuer, :lineage, 'ACTIVE', :generation, :key_version, :sealed,
-                :scopes, :asked, :resource, :at, :at, :idle, :absolute, :next)
+                :scopes, :asked, :resource, :at, :at, :idle, :absolute, :next, :imported)
          ON CONFLICT (tenant, client, subject) DO UPDATE SET issuer = :issuer, key_version = :key_version,
                 sealed = :sealed, scopes = :scopes, asked = :asked, resource = :resource, refreshed_at = :at,
-                idle_expires_at = :idle, absolute_expires_at = :absolute, next_refresh_at = :next",
+                idle_expires_at = :idle, absolute_expires_at = :absolute, next_refresh_at = :next,
+                imported = COALESCE(:imported, imported)",
     )?
     .execute(named_params! {
         ":id": enrolment.grant.0.as_bytes(),
@@ -118,6 +119,7 @@ pub(super) fn commit(c: &Connection, commit: &EnrolmentCommit) -> Outcome<(Grant
         ":idle": dates.idle_expires_at.map(|t| t.0),
         ":absolute": absolute_expires_at.map(|t| t.0),
         ":next": dates.next_refresh_at.0,
+        ":imported": mark(enrolment).as_ref().map(|mark| mark.as_slice()),
     })?;
     let state = State::enrolled(existing.as_ref().map(|g| g.generation), enrolment.lineage);
     attempts::put_state(c, enrolment.grant, &state)?;
@@ -173,6 +175,13 @@ fn open_enrolment(row: &Row<'_>) -> Result<OpenEnrolment> {
         started_at: rows::time(row, "started_at")?,
     };
     Ok(OpenEnrolment { enrolment, stage: stage(row)?, answer: rows::answer(row)? })
+}
+
+fn mark(enrolment: &Enrolment) -> Option<[u8; 32]> {
+    match enrolment.kind {
+        EnrolmentKind::OnBehalfOf => None,
+        EnrolmentKind::Import(mark) => mark.map(|mark| mark.0),
+    }
 }
 
 fn kind(row: &Row<'_>) -> Result<EnrolmentKind> {

@@ -6,7 +6,7 @@ use crate::domain::grant::{Grant, GrantId, GrantKey};
 use crate::domain::id::{ClientId, TenantId};
 use crate::domain::key::KeyVersion;
 use crate::domain::tenant::TenantState;
-use crate::store::{GrantCursor, SealedGrant};
+use crate::store::{GrantCursor, ImportMark, SealedGrant};
 
 use super::db::Connection;
 use super::rows::{self, GRANT_COLUMNS, GRANT_TABLES};
@@ -69,6 +69,21 @@ pub(super) fn by_id(c: &Connection, id: GrantId) -> Result<Option<SealedGrant>> 
     c.prepare_cached(&format!("SELECT {GRANT_COLUMNS} FROM {GRANT_TABLES} WHERE g.id = ?1"))?
         .query_row([id.0.as_bytes()], rows::sealed_grant)
         .optional()
+}
+
+/// The grant that the import with this mark led to.
+pub(super) fn imported(
+    c: &Connection,
+    tenant: &TenantId,
+    client: &ClientId,
+    mark: ImportMark,
+) -> Result<Option<Grant>> {
+    c.prepare_cached(&format!(
+        "SELECT {GRANT_COLUMNS} FROM {GRANT_TABLES}
+         WHERE g.imported = ?1 AND g.tenant = ?2 AND g.client = ?3 LIMIT 1"
+    ))?
+    .query_row((mark.0.as_slice(), tenant.as_str(), client.as_str()), rows::grant)
+    .optional()
 }
 
 /// The tenant's newest key version; the commit's own check of invariants 4, I8

@@ -115,6 +115,14 @@ const TOKEN_STEPS: &[M<'static>] = &[
     CREATE INDEX tenant_name ON tenant (id COLLATE NOCASE);
     ",
     ),
+    M::up(
+        "
+    -- The mark of the import that made the grant or replaced it last: the same
+    -- import, repeated, finds it done.
+    ALTER TABLE grants ADD COLUMN imported BLOB;
+    CREATE INDEX grants_imported ON grants (imported) WHERE imported IS NOT NULL;
+    ",
+    ),
 ];
 
 /// Consents have an identity and attempts an owner; a grant remembers how its last
