@@ -193,7 +193,11 @@ impl Client {
         let proven =
             self.credentials.prove(&self.client_id, &endpoint, proof, self.profile().assertion_tolerance)?;
         let request_id = entropy::uuid(self.entropy.as_ref()).map_err(|_| PrepareError::NoEntropy)?;
-        wire::token_request(&endpoint, &self.client_id, self.declares_cp1, exchange, proven, request_id)
+        let habits = wire::Habits {
+            declares_cp1: self.declares_cp1,
+            protocol_scopes_in_refresh: self.profile().protocol_scopes_in_refresh,
+        };
+        wire::token_request(&endpoint, &self.client_id, habits, exchange, proven, request_id)
     }
 
     /// Makes one POST: no retry, no redirect, no proxy, and not more than

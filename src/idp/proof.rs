@@ -14,7 +14,6 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
 use super::spec::{ClientAuth, SigningAlg};
@@ -87,8 +86,11 @@ impl Credentials {
             ClientAuth::SecretBasic(secret) => {
                 given(&secret)?;
                 // RFC 6749 section 2.3.1: both are form-encoded first.
-                let encode = |text: &str| Zeroizing::new(byte_serialize(text.as_bytes()).collect::<String>());
-                let pair = Zeroizing::new(format!("{}:{}", *encode(client_id), *encode(secret.expose())));
+                let most = 3 * (client_id.len() + secret.expose().len()) + 1;
+                let mut pair = Zeroizing::new(String::with_capacity(most));
+                form_encode(client_id, &mut pair);
+                pair.push(':');
+                form_encode(secret.expose(), &mut pair);
                 let coded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
                 Ok(Self::Basic(Zeroizing::new(format!("Basic {}", *coded))))
             }
@@ -147,6 +149,26 @@ impl fmt::Debug for Credentials {
             Self::Basic(_) => "Basic(redacted)",
             Self::Assertion(_) => "Assertion(redacted)",
         })
+    }
+}
+
+/// Appends a value in the form of application/x-www-form-urlencoded: a plus for
+/// a space, and as it is only what RFC 3986 section 2.3 leaves unreserved.
+/// Browsers encode `~` and leave `*`; secrets of Entra have a `~`, and servers
+/// that decode too little take it only as it is.
+pub(super) fn form_encode(value: &str, into: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in value.bytes() {
+        match byte {
+            b' ' => into.push('+'),
+            b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                into.push(char::from(byte))
+            }
+            _ => {
+                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                into.extend(['%', char::from(digits[0]), char::from(digits[1])]);
+            }
+        }
     }
 }
 
