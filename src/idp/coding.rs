@@ -205,7 +205,7 @@ mod tests {
     fn zstd_bomb() -> Vec<u8> {
         let header = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58];
         let block = |last: u32| {
-            let [one, two, three, _] = (128 * 1024 << 3 | 1 << 1 | last).to_le_bytes();
+            let [one, two, three, _] = (((128 * 1024) << 3) | (1 << 1) | last).to_le_bytes();
             [one, two, three, b' ']
         };
         [&header[..], &block(0).repeat(23), &block(1)].concat()
