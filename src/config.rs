@@ -13,7 +13,7 @@
 //! deploy/obo-vault.production.toml explains each key. In reading order:
 //!
 //! - one file per table: [`server`], [`storage`] (store, root key, audit,
-//!   policy, tenants), [`cache`], [`imports`], [`rotation`], [`provider`], [`client`],
+//!   policy, tenants), [`cache`], [`imports`], [`rotation`], `provider`, `client`,
 //!   [`log`];
 //! - [`fault`]: what is wrong with a configuration;
 //! - `source` merges file and environment, `table` walks the result, `parse`
@@ -23,15 +23,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use crate::domain::id::ClientId;
+use crate::idp::{ClientSpec, ProviderSpec};
 
 pub mod cache;
-pub mod client;
+mod client;
 pub mod fault;
 mod file;
 pub mod imports;
 pub mod log;
 mod parse;
-pub mod provider;
+mod provider;
 pub mod rotation;
 pub mod server;
 mod source;
@@ -39,11 +40,9 @@ pub mod storage;
 mod table;
 
 pub use cache::Cache;
-pub use client::{Client, ClientAuth, SigningAlgorithm};
 pub use fault::{ConfigFaults, Fault};
 pub use imports::Imports;
 pub use log::{Log, LogFormat};
-pub use provider::{Budget, Provider, TenantRule};
 pub use rotation::Rotation;
 pub use server::{Server, Transport};
 pub use storage::{Audit, Durability, Store, Tenants};
@@ -72,9 +71,9 @@ pub struct Config {
     /// The rotation job.
     pub rotation: Rotation,
     /// The identity providers by name.
-    pub providers: BTreeMap<String, Provider>,
+    pub providers: BTreeMap<String, ProviderSpec>,
     /// The OAuth clients by name.
-    pub clients: BTreeMap<ClientId, Client>,
+    pub clients: BTreeMap<ClientId, ClientSpec>,
     /// The log.
     pub log: Log,
 }
@@ -124,13 +123,13 @@ fn read(mut root: Table<'_>) -> Option<Config> {
     let provider_names = root.keys_of("providers");
     let providers = root.named("providers", |name, table| {
         let name = parse::name(name).map_err(|what| table.fault("", what)).ok();
-        let provider = provider::read(table);
-        Some((name?, provider?))
+        let provider = provider::read(name, table)?;
+        Some((provider.name.clone(), provider))
     });
     let clients = root.named("clients", |name, table| {
         let id = ClientId::new(name).map_err(|e| table.fault("", e.to_string())).ok();
-        let client = client::read(table, &provider_names);
-        Some((id?, client?))
+        let client = client::read(id, table, &provider_names)?;
+        Some((client.id.clone(), client))
     });
     root.finish();
 

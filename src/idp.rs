@@ -53,7 +53,10 @@ pub use classify::{Refusal, RefusalKind, Verdict, classify};
 pub use keys::KeysFault;
 pub use proof::{PrepareError, Proof};
 pub use send::SendOutcome;
-pub use spec::{Budget, ClientAuth, ClientSpec, IdpConfigError, ProviderSpec, SigningAlg, TenantRule};
+pub use spec::{
+    Budget, ClientAuth, ClientSpec, IdpConfigError, ProviderSpec, SigningAlg, TenantRule, check_endpoint,
+    check_issuer,
+};
 pub use wire::{Exchange, Prepared};
 
 use keys::PublishedKeys;
@@ -76,16 +79,14 @@ impl Idp {
     /// # Errors
     ///
     /// Every fault there is, not only the first.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "handles are given, not lent; each client keeps its own"
-    )]
-    pub fn new(
-        providers: Vec<ProviderSpec>,
-        clients: Vec<ClientSpec>,
-        clock: SharedClock,
-        entropy: SharedEntropy,
+    pub fn new<'a>(
+        providers: impl IntoIterator<Item = &'a ProviderSpec>,
+        clients: impl IntoIterator<Item = &'a ClientSpec>,
+        clock: &SharedClock,
+        entropy: &SharedEntropy,
     ) -> Result<Self, IdpConfigError> {
+        let providers: Vec<_> = providers.into_iter().collect();
+        let clients: Vec<_> = clients.into_iter().collect();
         let mut faults = spec::faults(&providers, &clients);
         let mut by_name = BTreeMap::new();
         for spec in providers {
@@ -95,28 +96,28 @@ impl Idp {
                 (Ok(_), Err(_)) => {}
                 (Ok(http), Ok(issuer)) => {
                     let keys = PublishedKeys::new(clock.clone());
-                    let name = spec.name.clone();
-                    by_name.insert(name, Arc::new(Provider { spec, issuer, http, keys }));
+                    let provider = Provider { spec: spec.clone(), issuer, http, keys };
+                    by_name.insert(spec.name.as_str(), Arc::new(provider));
                 }
             }
         }
         let mut by_id = BTreeMap::new();
         for ClientSpec { id, provider, client_id, auth, declares_cp1 } in clients {
-            match (Credentials::load(auth, &client_id), by_name.get(&provider)) {
+            match (Credentials::load(auth, client_id), by_name.get(provider.as_str())) {
                 (Err(fault), _) => faults.push(format!("client {:?}: {fault}", id.as_str())),
                 // `spec::faults` has named a provider that is not there.
                 (Ok(_), None) => {}
                 (Ok(credentials), Some(provider)) => {
                     let client = Client {
                         id: id.clone(),
-                        client_id,
+                        client_id: client_id.clone(),
                         credentials,
-                        declares_cp1,
+                        declares_cp1: *declares_cp1,
                         provider: Arc::clone(provider),
                         clock: clock.clone(),
                         entropy: entropy.clone(),
                     };
-                    by_id.insert(id, Arc::new(client));
+                    by_id.insert(id.clone(), Arc::new(client));
                 }
             }
         }
@@ -200,7 +201,11 @@ impl Client {
         let proven =
             self.credentials.prove(&self.client_id, &endpoint, proof, self.profile().assertion_tolerance)?;
         let request_id = entropy::uuid(self.entropy.as_ref()).map_err(|_| PrepareError::NoEntropy)?;
-        wire::token_request(&endpoint, &self.client_id, self.declares_cp1, exchange, proven, request_id)
+        let habits = wire::Habits {
+            declares_cp1: self.declares_cp1,
+            protocol_scopes_in_refresh: self.profile().protocol_scopes_in_refresh,
+        };
+        wire::token_request(&endpoint, &self.client_id, habits, exchange, proven, request_id)
     }
 
     /// Makes one POST: no retry, no redirect, no proxy, and not more than
@@ -296,8 +301,8 @@ mod tests {
     use crate::entropy::OsEntropy;
     use crate::secret::ClientSecret;
 
-    fn new(providers: Vec<ProviderSpec>, clients: Vec<ClientSpec>) -> Result<Idp, IdpConfigError> {
-        Idp::new(providers, clients, SystemClock::shared(), OsEntropy::shared())
+    fn new(providers: &[ProviderSpec], clients: &[ClientSpec]) -> Result<Idp, IdpConfigError> {
+        Idp::new(providers, clients, &SystemClock::shared(), &OsEntropy::shared())
     }
 
     #[test]
@@ -309,9 +314,10 @@ mod tests {
         let alg = SigningAlg::Ps256;
         let auth = ClientAuth::PrivateKeyJwt { key_pem, alg, key_id: None, certificate_pem: None };
         let other = ClientSpec { id: ClientId::new("other").unwrap(), ..client(auth) };
-        let error = new(vec![spec], vec![empty, other]).unwrap_err();
+        let error = new(&[spec], &[empty, other]).unwrap_err();
         let text = error.to_string();
         for part in [
+            "provider \"p\": issuer must be https",
             "provider \"p\": token_endpoint must be https",
             "provider \"p\": revocation_endpoint must be https",
             "provider \"p\": jwks_uri must be https",
@@ -321,14 +327,14 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
-        assert_eq!(error.0.len(), 6, "{text}");
+        assert_eq!(error.0.len(), 7, "{text}");
         assert!(!text.contains("hunter2"));
     }
 
     #[test]
     fn clients_are_found_by_name() {
         let second = ClientSpec { id: ClientId::new("files").unwrap(), ..post_client() };
-        let idp = new(vec![provider("https://login.example")], vec![post_client(), second]).unwrap();
+        let idp = new(&[provider("https://login.example")], &[post_client(), second]).unwrap();
         assert_eq!(idp.clients().map(|c| c.id().as_str()).collect::<Vec<_>>(), ["files", "mail"]);
         let mail = idp.client(&ClientId::new("mail").unwrap()).unwrap();
         assert_eq!(mail.provider_name(), "p");

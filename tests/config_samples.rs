@@ -8,11 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use obo_vault::config::{
-    ClientAuth, Config, Durability, Environment, SigningAlgorithm, TenantRule, Transport,
-};
+use obo_vault::config::{Config, Durability, Environment, Transport};
 use obo_vault::domain::id::ClientId;
 use obo_vault::domain::profile::Reuse;
+use obo_vault::idp::{ClientAuth, SigningAlg, TenantRule};
 
 /// A directory with a sample, a policy, and stand-ins for the secrets it names.
 struct Directory(tempfile::TempDir);
@@ -89,10 +88,8 @@ fn the_production_sample_is_a_configuration() {
     assert_eq!(cloud.profile.reuse, Reuse::Grace { window: Duration::from_secs(30) });
     assert_eq!(cloud.profile.idle_lifetime, Some(Duration::from_secs(2_592_000)));
     let client = |name: &str| &config.clients[&ClientId::new(name).unwrap()].auth;
-    let ClientAuth::PrivateKeyJwt { key_pem, algorithm, .. } = client("portal") else {
-        panic!("not an assertion")
-    };
-    assert_eq!((key_pem.expose(), *algorithm), ("stand-in", SigningAlgorithm::Ps256));
+    let ClientAuth::PrivateKeyJwt { key_pem, alg, .. } = client("portal") else { panic!("not an assertion") };
+    assert_eq!((key_pem.expose(), *alg), ("stand-in", SigningAlg::Ps256));
     assert!(matches!(client("mobile"), ClientAuth::SecretBasic(secret) if secret.expose() == "stand-in"));
     assert!(matches!(client("batch"), ClientAuth::SecretPost(secret) if secret.expose() == "hunter2"));
 }

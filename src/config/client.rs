@@ -1,56 +1,13 @@
 //! `[clients.<name>]`: the OAuth clients as which the vault speaks.
 
+use crate::domain::id::ClientId;
+use crate::idp::{ClientAuth, ClientSpec, SigningAlg};
 use crate::secret::ClientSecret;
 
 use super::parse;
 use super::table::Table;
 
-/// An OAuth client.
-#[derive(Debug)]
-pub struct Client {
-    /// Name of its provider.
-    pub provider: String,
-    /// Its identifier at the provider.
-    pub client_id: String,
-    /// How it proves who it is.
-    pub auth: ClientAuth,
-    /// Whether it tells the provider that it can answer claims challenges (CP1,
-    /// continuous access evaluation).
-    pub declares_cp1: bool,
-}
-
-/// How a client proves who it is.
-#[derive(Debug)]
-pub enum ClientAuth {
-    /// A secret in the form body (RFC 6749 section 2.3.1).
-    SecretPost(ClientSecret),
-    /// A secret in the Authorization header.
-    SecretBasic(ClientSecret),
-    /// A signed assertion (RFC 7523 section 2.2).
-    PrivateKeyJwt {
-        /// The private key, PEM.
-        key_pem: ClientSecret,
-        /// How it signs.
-        algorithm: SigningAlgorithm,
-        /// The `kid` of its assertions.
-        key_id: Option<String>,
-        /// The certificate its assertions carry, PEM.
-        certificate_pem: Option<String>,
-    },
-}
-
-/// How a client's assertions are signed (RFC 7518 section 3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SigningAlgorithm {
-    /// RSASSA-PSS with SHA-256.
-    Ps256,
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
-    Rs256,
-    /// ECDSA with P-256 and SHA-256.
-    Es256,
-}
-
-pub(super) fn read(table: &mut Table<'_>, providers: &[String]) -> Option<Client> {
+pub(super) fn read(id: Option<ClientId>, table: &mut Table<'_>, providers: &[String]) -> Option<ClientSpec> {
     let provider = table.required("provider", |v| {
         let name = parse::text(v)?;
         if providers.contains(&name) { Ok(name) } else { Err("must be the name of a provider".into()) }
@@ -64,7 +21,7 @@ pub(super) fn read(table: &mut Table<'_>, providers: &[String]) -> Option<Client
     );
     let auth = read_auth(table);
     let declares_cp1 = table.or("declares_cp1", false, parse::flag);
-    Some(Client { provider: provider?, client_id: client_id?, auth: auth?, declares_cp1 })
+    Some(ClientSpec { id: id?, provider: provider?, client_id: client_id?, auth: auth?, declares_cp1 })
 }
 
 #[derive(Clone, Copy)]
@@ -122,17 +79,13 @@ fn read_assertion(table: &mut Table<'_>) -> Option<ClientAuth> {
     for key in SECRET_KEYS {
         table.refuse(key, "is for auth = \"secret_post\" or \"secret_basic\" only");
     }
-    let words = [
-        ("PS256", SigningAlgorithm::Ps256),
-        ("RS256", SigningAlgorithm::Rs256),
-        ("ES256", SigningAlgorithm::Es256),
-    ];
+    let words = [("PS256", SigningAlg::Ps256), ("RS256", SigningAlg::Rs256), ("ES256", SigningAlg::Es256)];
     if !table.has("key_file") {
         table.fault("key_file", "is required");
     }
     let key = table.private_text("key_file");
-    let algorithm = table.or("algorithm", SigningAlgorithm::Ps256, parse::word(&words));
+    let alg = table.or("algorithm", SigningAlg::Ps256, parse::word(&words));
     let key_id = table.optional("key_id", parse::text);
     let certificate_pem = table.public_text("certificate_file");
-    Some(ClientAuth::PrivateKeyJwt { key_pem: ClientSecret::new(key?), algorithm, key_id, certificate_pem })
+    Some(ClientAuth::PrivateKeyJwt { key_pem: ClientSecret::new(key?), alg, key_id, certificate_pem })
 }

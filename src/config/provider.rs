@@ -4,55 +4,12 @@ use std::time::Duration;
 
 use crate::domain::id::TenantId;
 use crate::domain::profile::{IdleClock, Profile};
+use crate::idp::{Budget, ProviderSpec, TenantRule};
 
 use super::parse;
 use super::table::Table;
 
-/// An identity provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Provider {
-    /// Its name in the tokens it issues. In this and the addresses, `{tenant}`
-    /// stands for the tenant.
-    pub issuer: String,
-    /// Where tokens are redeemed.
-    pub token_endpoint: String,
-    /// Where its public keys are.
-    pub jwks_uri: String,
-    /// Where tokens are revoked (RFC 7009), when it has such a place.
-    pub revocation_endpoint: Option<String>,
-    /// Audiences that users' access tokens may be made out to.
-    pub audience: Vec<String>,
-    /// Which tenant a user's token belongs to.
-    pub tenant: TenantRule,
-    /// Claims that name the user; the first one present decides.
-    pub subject_claims: Vec<String>,
-    /// How it behaves.
-    pub profile: Profile,
-    /// How much may be asked of it.
-    pub budget: Budget,
-    /// Who issues its TLS certificate, PEM; `None`: who the system trusts.
-    pub ca_pem: Option<String>,
-}
-
-/// Which tenant a user's token belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TenantRule {
-    /// The one that this claim names.
-    Claim(String),
-    /// Always this one.
-    Fixed(TenantId),
-}
-
-/// How much may be asked of a provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// Requests per second that the rotation job may send.
-    pub requests_per_second: u32,
-    /// Requests under way at once.
-    pub concurrency: u32,
-}
-
-pub(super) fn read(table: &mut Table<'_>) -> Option<Provider> {
+pub(super) fn read(name: Option<String>, table: &mut Table<'_>) -> Option<ProviderSpec> {
     let issuer = table.required("issuer", parse::issuer);
     let token_endpoint = table.required("token_endpoint", parse::endpoint);
     let jwks_uri = table.required("jwks_uri", parse::endpoint);
@@ -62,11 +19,12 @@ pub(super) fn read(table: &mut Table<'_>) -> Option<Provider> {
     let subject_claims = table.or("subject_claims", vec!["oid".into(), "sub".into()], parse::list);
     let profile = read_profile(table);
     let budget = Budget {
-        requests_per_second: table.or("requests_per_second", 20, parse::whole(1..=10_000)),
+        requests_per_second: table.or("requests_per_second", 20_u32, parse::whole(1..=10_000)).into(),
         concurrency: table.or("concurrency", 8, parse::whole(1..=1000)),
     };
-    let ca_pem = table.public_text("ca_file");
-    Some(Provider {
+    let ca_file_pem = table.public_text("ca_file").map(String::into_bytes);
+    Some(ProviderSpec {
+        name: name?,
         issuer: issuer?,
         token_endpoint: token_endpoint?,
         jwks_uri: jwks_uri?,
@@ -76,7 +34,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Option<Provider> {
         subject_claims,
         profile: profile?,
         budget,
-        ca_pem,
+        ca_file_pem,
     })
 }
 

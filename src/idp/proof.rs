@@ -14,7 +14,6 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
 use super::spec::{ClientAuth, SigningAlg};
@@ -81,19 +80,26 @@ pub(super) struct Proven {
 
 impl Credentials {
     /// Loads them. The text of an error holds nothing of the secret.
-    pub(super) fn load(auth: ClientAuth, client_id: &str) -> Result<Self, String> {
+    pub(super) fn load(auth: &ClientAuth, client_id: &str) -> Result<Self, String> {
         match auth {
-            ClientAuth::SecretPost(secret) => given(&secret).map(|()| Self::Post(secret)),
+            ClientAuth::SecretPost(secret) => {
+                given(secret)?;
+                // The configuration keeps its own until it is dropped.
+                Ok(Self::Post(ClientSecret::new(secret.expose().to_owned())))
+            }
             ClientAuth::SecretBasic(secret) => {
-                given(&secret)?;
+                given(secret)?;
                 // RFC 6749 section 2.3.1: both are form-encoded first.
-                let encode = |text: &str| Zeroizing::new(byte_serialize(text.as_bytes()).collect::<String>());
-                let pair = Zeroizing::new(format!("{}:{}", *encode(client_id), *encode(secret.expose())));
+                let most = 3 * (client_id.len() + secret.expose().len()) + 1;
+                let mut pair = Zeroizing::new(String::with_capacity(most));
+                form_encode(client_id, &mut pair);
+                pair.push(':');
+                form_encode(secret.expose(), &mut pair);
                 let coded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
                 Ok(Self::Basic(Zeroizing::new(format!("Basic {}", *coded))))
             }
             ClientAuth::PrivateKeyJwt { key_pem, alg, key_id, certificate_pem } => {
-                Signer::load(&key_pem, alg, key_id, certificate_pem.as_deref())
+                Signer::load(key_pem, *alg, key_id.clone(), certificate_pem.as_deref())
                     .map(|signer| Self::Assertion(Box::new(signer)))
             }
         }
@@ -162,6 +168,26 @@ impl fmt::Debug for Credentials {
 /// The `exp` of an assertion whose request may be sent until `send_by`.
 fn expiry(send_by: Timestamp) -> i64 {
     send_by.plus(ASSERTION_SLACK).unix_seconds()
+}
+
+/// Appends a value in the form of application/x-www-form-urlencoded: a plus for
+/// a space, and as it is only what RFC 3986 section 2.3 leaves unreserved.
+/// Browsers encode `~` and leave `*`; secrets of Entra have a `~`, and servers
+/// that decode too little take it only as it is.
+pub(super) fn form_encode(value: &str, into: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in value.bytes() {
+        match byte {
+            b' ' => into.push('+'),
+            b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                into.push(char::from(byte));
+            }
+            _ => {
+                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                into.extend(['%', char::from(digits[0]), char::from(digits[1])]);
+            }
+        }
+    }
 }
 
 fn given(secret: &ClientSecret) -> Result<(), String> {
@@ -258,7 +284,7 @@ mod tests {
     ) -> Result<Credentials, String> {
         let key_pem = ClientSecret::new(key_pem);
         let auth = ClientAuth::PrivateKeyJwt { key_pem, alg, key_id: Some("k1".into()), certificate_pem };
-        Credentials::load(auth, "client 1")
+        Credentials::load(&auth, "client 1")
     }
 
     fn assertion_of(proven: &Proven) -> (Value, Value) {
@@ -307,7 +333,7 @@ mod tests {
     fn only_an_assertion_fences() {
         let secret = || ClientSecret::new("hunter2".into());
         for auth in [ClientAuth::SecretPost(secret()), ClientAuth::SecretBasic(secret())] {
-            let credentials = Credentials::load(auth, "c").unwrap();
+            let credentials = Credentials::load(&auth, "c").unwrap();
             let proven = credentials.prove("c", "https://p.example/token", PROOF(), TOLERANCE).unwrap();
             assert_eq!(proven.fenced_at, None);
             assert!(!format!("{credentials:?}").contains("hunter2"));
@@ -317,7 +343,9 @@ mod tests {
     #[test]
     fn both_parts_of_a_basic_header_are_form_encoded() {
         let auth = ClientAuth::SecretBasic(ClientSecret::new("p:ss wörd+/".into()));
-        let Ok(Credentials::Basic(header)) = Credentials::load(auth, "client:1") else { panic!("not basic") };
+        let Ok(Credentials::Basic(header)) = Credentials::load(&auth, "client:1") else {
+            panic!("not basic")
+        };
         let coded = header.strip_prefix("Basic ").unwrap();
         let pair = String::from_utf8(STANDARD.decode(coded).unwrap()).unwrap();
         assert_eq!(pair, "client%3A1:p%3Ass+w%C3%B6rd%2B%2F");
@@ -337,7 +365,7 @@ mod tests {
             assert!(!fault.contains(rsa.lines().nth(1).unwrap()));
         }
         let empty = ClientAuth::SecretPost(ClientSecret::new(String::new()));
-        assert!(Credentials::load(empty, "c").is_err());
+        assert!(Credentials::load(&empty, "c").is_err());
     }
 
     #[cfg(feature = "demo")]

@@ -14,7 +14,7 @@ use crate::secret::ClientSecret;
 const TENANT: &str = "{tenant}";
 
 /// One identity provider.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ProviderSpec {
     /// Its name in the configuration.
     pub name: String,
@@ -147,7 +147,7 @@ impl ProviderSpec {
 }
 
 /// Every fault that can be seen without loading a key.
-pub(super) fn faults(providers: &[ProviderSpec], clients: &[ClientSpec]) -> Vec<String> {
+pub(super) fn faults(providers: &[&ProviderSpec], clients: &[&ClientSpec]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut names = BTreeSet::new();
     for provider in providers {
@@ -160,11 +160,8 @@ pub(super) fn faults(providers: &[ProviderSpec], clients: &[ClientSpec]) -> Vec<
                 fault(format!("{key} {why}"));
             }
         }
-        let longest = provider.issuer.replace(TENANT, &"x".repeat(128));
-        if Issuer::new(&longest).is_err() || longest.contains(['{', '}']) {
-            fault(
-                "issuer must be 1 to 255 bytes with any tenant in it, and no placeholder but {tenant}".into(),
-            );
+        if let Err(why) = check_issuer(&provider.issuer) {
+            fault(format!("issuer {why}"));
         }
         if matches!(&provider.tenant, TenantRule::Claim(claim) if claim.is_empty()) {
             fault("the tenant's claim must have a name".into());
@@ -193,31 +190,46 @@ pub(super) fn faults(providers: &[ProviderSpec], clients: &[ClientSpec]) -> Vec<
     faults
 }
 
-/// An address that secrets are sent to: https, or http on loopback, and no part
-/// of a tenant's name decides the host.
-fn check_endpoint(template: &str) -> Result<(), String> {
-    let address = template.replace(TENANT, "tenant");
-    if address.contains(['{', '}']) {
-        return Err("knows no placeholder but {tenant}".into());
+/// Checks an address that secrets are sent to: https, or http on loopback, and
+/// no part of a tenant's name decides where it leads.
+///
+/// # Errors
+///
+/// All that is wrong with it; the address itself is not in the text.
+pub fn check_endpoint(template: &str) -> Result<(), String> {
+    if template.replace(TENANT, "tenant").contains(['{', '}']) {
+        return Err("must have no placeholder but {tenant}".into());
     }
-    let url = Url::parse(&address).map_err(|why| format!("is not a URL: {why}"))?;
+    let with = |tenant: &str| Url::parse(&template.replace(TENANT, tenant));
+    let url = with("tenant").map_err(|why| format!("must be a URL: {why}"))?;
     let loopback = match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
         Some(Host::Ipv6(ip)) => ip.is_loopback(),
         Some(Host::Domain(name)) => name == "localhost",
-        None => return Err("has no host".into()),
+        None => return Err("must be a URL with a host".into()),
     };
+    let mut faults = Vec::new();
     if !(url.scheme() == "https" || url.scheme() == "http" && loopback) {
-        return Err("must be https; http is for loopback only".into());
+        faults.push("must be https; http is allowed for a loopback host only");
     }
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        return Err("must have no user, password or fragment".into());
+        faults.push("must be a URL without user, password and fragment");
     }
-    let with_another = Url::parse(&template.replace(TENANT, "another"));
-    if with_another.is_ok_and(|other| other.host_str() != url.host_str()) {
-        return Err("must not have {tenant} in the host".into());
+    if !with("another").is_ok_and(|other| other.host() == url.host() && other.port() == url.port()) {
+        faults.push("must not have {tenant} in its host: the tenant would choose where secrets go");
     }
-    Ok(())
+    if faults.is_empty() { Ok(()) } else { Err(faults.join(", and ")) }
+}
+
+/// Checks a provider's issuer: an address, and a name with the longest tenant's
+/// name in it too.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_issuer(template: &str) -> Result<(), String> {
+    check_endpoint(template)?;
+    Issuer::new(&template.replace(TENANT, &"x".repeat(128))).map(drop).map_err(|why| why.to_string())
 }
 
 /// Puts the tenant where the placeholder stands.
@@ -235,7 +247,7 @@ mod tests {
     fn faults_of(change: impl FnOnce(&mut ProviderSpec)) -> Vec<String> {
         let mut spec = provider("https://login.example");
         change(&mut spec);
-        faults(&[spec], &[])
+        faults(&[&spec], &[])
     }
 
     #[test]
@@ -257,12 +269,27 @@ mod tests {
             "ftp://127.0.0.1/t",
             "https://user:pass@login.example/t",
             "https://login.example/t#f",
+            "https://login.example:{tenant}/t",
             "login.example/t",
             "https:///",
             "https://login.example/{tenantid}/t",
         ] {
             assert!(check_endpoint(bad).is_err(), "{bad} was accepted");
         }
+    }
+
+    #[test]
+    fn all_faults_of_an_address_are_named_and_none_of_its_text() {
+        let faults = check_endpoint("http://user:hunter2@{tenant}.example/t#f").unwrap_err();
+        for part in ["must be https", "without user", "must not have {tenant} in its host"] {
+            assert!(faults.contains(part), "{part} is not in {faults}");
+        }
+        assert!(!faults.contains("hunter2"));
+        let long = format!("https://login.example/{{tenant}}/{}", "x".repeat(120));
+        assert!(
+            check_endpoint(&long).is_ok() && check_issuer(&long).is_err(),
+            "the longest tenant does not fit"
+        );
     }
 
     #[test]
@@ -290,7 +317,7 @@ mod tests {
         let secret = || ClientAuth::SecretPost(ClientSecret::new("hunter2".into()));
         let stray = ClientSpec { provider: "q".into(), ..client(secret()) };
         let spec = provider("https://login.example");
-        let faults = faults(&[spec], &[client(secret()), stray]);
+        let faults = faults(&[&spec], &[&client(secret()), &stray]);
         assert_eq!(faults.len(), 2, "{faults:#?}");
         assert!(!format!("{faults:?}").contains("hunter2"));
     }

@@ -57,9 +57,10 @@ pub(super) fn tenant() -> TenantId {
 }
 
 /// A client ready for use.
+#[expect(clippy::needless_pass_by_value, reason = "so that a test writes its values in place")]
 pub(super) fn ready(provider: ProviderSpec, client: ClientSpec, clock: SharedClock) -> Arc<Client> {
     let id = client.id.clone();
-    let idp = Idp::new(vec![provider], vec![client], clock, OsEntropy::shared()).unwrap();
+    let idp = Idp::new([&provider], [&client], &clock, &OsEntropy::shared()).unwrap();
     Arc::clone(idp.client(&id).unwrap())
 }
 

@@ -1,17 +1,22 @@
-//! The request as it goes out: its fields, in the order Microsoft's own
-//! clients send them, and its headers.
+//! The request as it goes out: its fields, in the order and the encoding that
+//! Microsoft's client for Python gives them, and its headers.
+//!
+//! Compared with that client (MSAL 1.39), field by field, what differs is: its
+//! claims have white space between their parts, ours are the caller's bytes or
+//! compact; it names scopes in every refresh, we name none where the grant's
+//! own are meant; and it has no `resource`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 use url::Url;
-use url::form_urlencoded::byte_serialize;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::proof::{PrepareError, Proven};
+use super::proof::{PrepareError, Proven, form_encode};
 use crate::clock::Timestamp;
-use crate::domain::scope::{Claims, Target};
+use crate::domain::scope::{Claims, ScopeSet, Target};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -80,17 +85,26 @@ impl fmt::Debug for Prepared {
     }
 }
 
+/// How requests of a client differ from those of others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Habits {
+    /// Whether it tells the provider that its callers can answer challenges.
+    pub(super) declares_cp1: bool,
+    /// Whether a refresh asks for what brings a refresh token again.
+    pub(super) protocol_scopes_in_refresh: bool,
+}
+
 /// A request to the token endpoint.
 pub(super) fn token_request(
     endpoint: &str,
     client_id: &str,
-    declares_cp1: bool,
+    habits: Habits,
     exchange: Exchange<'_>,
     proven: Proven,
     request_id: Uuid,
 ) -> Result<Prepared, PrepareError> {
     let (Exchange::Refresh { target, .. } | Exchange::OnBehalfOf { target, .. }) = exchange;
-    let claims = claims(declares_cp1, target.claims.as_ref())?;
+    let claims = claims(habits.declares_cp1, target.claims.as_ref())?;
     let claims = claims.as_deref().map(|claims| ("claims", claims));
     let resource = target.resource.as_ref().map(|resource| ("resource", resource.as_str()));
     let proof = proven.fields.iter().map(|(name, value)| (*name, value.as_str()));
@@ -99,18 +113,23 @@ pub(super) fn token_request(
     let scope;
     match exchange {
         Exchange::Refresh { token, target } => {
-            scope = target.scopes.to_wire();
+            // No scopes stand for those of the grant, which have all there is.
+            scope = if habits.protocol_scopes_in_refresh && !target.scopes.is_empty() {
+                with_protocol_scopes(&target.scopes)
+            } else {
+                target.scopes.to_wire()
+            };
             fields.extend([("grant_type", "refresh_token"), ("client_info", "1")]);
             fields.extend(proof);
+            fields.extend(claims);
             fields.push(("refresh_token", token.expose()));
             if !scope.is_empty() {
                 fields.push(("scope", &scope));
             }
             fields.extend(resource);
-            fields.extend(claims);
         }
         Exchange::OnBehalfOf { assertion, target } => {
-            scope = intake_scope(target);
+            scope = with_protocol_scopes(&target.scopes);
             fields.extend([("grant_type", JWT_BEARER), ("client_info", "1")]);
             fields.extend(proof);
             fields.push(("requested_token_use", "on_behalf_of"));
@@ -137,12 +156,11 @@ pub(super) fn revocation_request(
     Prepared::new(endpoint, &fields, proven.authorization, proven.fenced_at, request_id)
 }
 
-/// The scopes of an intake: those asked for, each once, then the three that
-/// bring a refresh token and an ID token with it.
-fn intake_scope(target: &Target) -> String {
-    const ALWAYS: [&str; 3] = ["offline_access", "openid", "profile"];
-    let asked = target.scopes.iter().filter(|scope| !ALWAYS.contains(scope));
-    asked.chain(ALWAYS).collect::<Vec<&str>>().join(" ")
+/// The scopes asked for, each once, and the three that bring a refresh token
+/// and an ID token with it; in order, as the first request of a grant has them.
+fn with_protocol_scopes(asked: &ScopeSet) -> String {
+    let all: BTreeSet<&str> = asked.iter().chain(["offline_access", "openid", "profile"]).collect();
+    all.into_iter().collect::<Vec<&str>>().join(" ")
 }
 
 /// The claims request: the caller's challenge, and the declaration that it can
@@ -202,7 +220,7 @@ fn form(fields: &[(&str, &str)]) -> Zeroizing<String> {
         }
         body.push_str(name);
         body.push('=');
-        body.extend(byte_serialize(value.as_bytes()));
+        form_encode(value, &mut body);
     }
     body
 }
@@ -212,8 +230,11 @@ mod tests {
     use super::super::proof::Proof;
     use super::super::spec::{ClientAuth, ClientSpec, SigningAlg};
     use super::super::testing::{client, ec_key_pem, post_client, provider, ready, tenant};
+    use proptest::prelude::*;
+
     use super::*;
     use crate::clock::SystemClock;
+    use crate::domain::profile::Profile;
     use crate::domain::scope::{Resource, ScopeSet};
     use crate::secret::ClientSecret;
 
@@ -259,9 +280,9 @@ mod tests {
         assert_eq!(
             *prepared.body,
             "client_id=client+1&grant_type=refresh_token&client_info=1&client_secret=s3cr%26t\
+             &claims=%7B%22access_token%22%3A%7B%22acrs%22%3A%7B%22essential%22%3Atrue%7D%7D%7D\
              &refresh_token=r%2F1%2B%3D&scope=a+b%2F.default+openid\
-             &resource=https%3A%2F%2Fgraph.example%2F\
-             &claims=%7B%22access_token%22%3A%7B%22acrs%22%3A%7B%22essential%22%3Atrue%7D%7D%7D"
+             &resource=https%3A%2F%2Fgraph.example%2F"
         );
         assert_eq!(prepared.url.as_str(), "https://p.example/t1/token");
         assert_eq!((prepared.authorization, prepared.fenced_at), (None, None));
@@ -290,6 +311,56 @@ mod tests {
         );
     }
 
+    /// What MSAL 1.39 for Python was seen to send, with the same values.
+    #[test]
+    fn requests_are_byte_for_byte_those_of_microsofts_client() {
+        let spec = || client(ClientAuth::SecretPost(ClientSecret::new("s~*cr&t".into())));
+        let mut entra = provider("https://p.example");
+        entra.profile = Profile::tolerant();
+        let client = ready(entra, spec(), SystemClock::shared());
+        let body = |exchange: Exchange<'_>| {
+            let proof = Proof { now: Timestamp(0), send_by: Timestamp(1000), jti: "j".into() };
+            client.prepare(&tenant(), exchange, proof).unwrap().body.to_string()
+        };
+        let token = RefreshToken::new("r~*!'()/+=- ".into());
+        let assertion = UnverifiedAssertion::new("a.b.c".into());
+        for (scopes, claims, expected, first) in [
+            (vec!["b/.default", "a"], None, "&scope=a+b%2F.default+offline_access+openid+profile", ""),
+            (vec!["user.read"], None, "&scope=offline_access+openid+profile+user.read", ""),
+            (vec!["openid", "c"], Some("{}"), "&scope=c+offline_access+openid+profile", "&claims=%7B%7D"),
+        ] {
+            let claims = claims.map(|claims| Claims::new(claims).unwrap());
+            let target = Target { scopes: ScopeSet::new(scopes).unwrap(), claims, resource: None };
+            assert_eq!(
+                body(Exchange::Refresh { token: &token, target: &target }),
+                format!(
+                    "client_id=client+1&grant_type=refresh_token&client_info=1&client_secret=s~%2Acr%26t{first}\
+                     &refresh_token=r~%2A%21%27%28%29%2F%2B%3D-+{expected}"
+                )
+            );
+            assert_eq!(
+                body(Exchange::OnBehalfOf { assertion: &assertion, target: &target }),
+                format!(
+                    "client_id=client+1&grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer\
+                     &client_info=1&client_secret=s~%2Acr%26t&requested_token_use=on_behalf_of{first}{expected}\
+                     &assertion=a.b.c"
+                )
+            );
+        }
+        let none = body(Exchange::Refresh { token: &token, target: &Target::default() });
+        assert!(!none.contains("scope"), "the grant's own: {none}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded_again(value: String) {
+            let body = form(&[("v", &value)]);
+            prop_assert!(body.is_ascii());
+            let decoded: Vec<_> = url::form_urlencoded::parse(body.as_bytes()).collect();
+            prop_assert_eq!(&*decoded[0].1, value);
+        }
+    }
+
     #[test]
     fn a_secret_in_the_header_is_not_in_the_body() {
         for prepared in [refresh(basic_client(), &full()), on_behalf_of(basic_client(), &full())] {
@@ -304,7 +375,7 @@ mod tests {
     #[test]
     fn an_assertion_stands_where_the_secret_does() {
         for (prepared, next) in [
-            (refresh(jwt_client(), &full()), "refresh_token"),
+            (refresh(jwt_client(), &full()), "claims"),
             (on_behalf_of(jwt_client(), &full()), "requested_token_use"),
         ] {
             let prepared = prepared.unwrap();
