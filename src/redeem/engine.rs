@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::{Generation, Grant, GrantKey};
+use crate::domain::grant::{Generation, Grant, GrantKey, GrantState};
 use crate::domain::id::{CallerId, SubjectId, TenantId};
 use crate::domain::profile::Reuse;
 use crate::domain::reason::Reason;
@@ -147,7 +147,7 @@ impl Redeemer {
     }
 
     /// Redeems a grant's token for the scopes of the grant, whatever is in
-    /// memory: the rotation job's refresh, and probes.
+    /// memory: the rotation job's refresh.
     ///
     /// # Errors
     ///
@@ -217,11 +217,29 @@ impl Redeemer {
     pub async fn probe_due(&self) -> Result<usize, StoreError> {
         let due = self.recovery.due(&self.memory).await?;
         let origin = Origin::recovery();
-        let probes = due.iter().map(|grant| self.refresh(&grant.key, &origin));
+        let probes = due.iter().map(|grant| self.probe(&grant.key, &origin));
         // Each outcome is in the store, the audit and the log.
         let outcomes = futures_util::future::join_all(probes).await;
         self.enrolments.sweep().await?;
         Ok(outcomes.len())
+    }
+
+    /// One probe. Whoever came first may have settled the outcome meanwhile: then
+    /// nothing is left to ask.
+    async fn probe(&self, key: &GrantKey, origin: &Origin) -> Result<(), Failure> {
+        let (this, key, origin) = (self.clone(), key.clone(), origin.clone());
+        self.detached(async move {
+            let lock = this.locks.lock(&key, &origin.caller).await;
+            let epoch = this.gates.enter(&key.tenant, &*this.parts.store).await?.epoch;
+            let grant = this.parts.store.grant(&key).await?;
+            let is_open =
+                |grant: Grant| matches!(grant.state, GrantState::Sending(_) | GrantState::InDoubt { .. });
+            if !grant.is_some_and(is_open) {
+                return Ok(());
+            }
+            this.redeem(&lock, &key, &Target::default(), epoch, &origin).await.map(drop)
+        })
+        .await
     }
 
     /// Tokens in memory, for those that must make them go.

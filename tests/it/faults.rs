@@ -109,7 +109,9 @@ async fn an_import_is_suspended_whatever_becomes_of_the_write() {
             }
             let stand = Stand::with(Kind::Strict.options(), settings).await;
             stand.tenant().await;
-            let token = stand.minted("ada");
+            // With an ID token, so that what is held can be looked at again.
+            let scopes = ["mail.read", "offline_access", "openid"];
+            let token = stand.provider.mint_refresh_token("vault", "ada", &scopes);
             if !held {
                 stand.provider.script(Fault::CloseBeforeAnswer { consume: false }, 1);
             }

@@ -121,6 +121,7 @@ async fn a_refused_target_that_used_the_token_up_is_a_loss_with_its_cause() {
     let mut settings = Kind::Strict.settings();
     let meter = Meter::on(&mut settings);
     let stand = Kind::Strict.stand_with(settings).await;
+    stand.expect_reuse();
     for (lost, (user, fault)) in [
         ("ada", says(400, "invalid_scope", None, true)),
         ("bob", says(400, "invalid_target", None, true)),
@@ -173,9 +174,10 @@ async fn an_outage_of_one_target_holds_no_other_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_callers_slow_targets_delay_another_by_the_exchange_under_way_at_most() {
     let stand = Kind::Strict.stand().await;
-    let (first, rest) = (Gate::new(), Gate::new());
+    let (first, others, rest) = (Gate::new(), Gate::new(), Gate::new());
     let slow = |gate: &Gate| Fault::Hang { consume: false, gate: gate.clone() };
     stand.provider.fault_when(with_scope("slow"), slow(&rest), usize::MAX);
+    stand.provider.fault_when(with_scope("quick"), slow(&others), usize::MAX);
     stand.provider.script(slow(&first), 1);
     let ask = async |caller: &str, scopes: Vec<String>| {
         let mut request = crate::harness::token_request("ada");
@@ -209,9 +211,10 @@ async fn one_callers_slow_targets_delay_another_by_the_exchange_under_way_at_mos
     let quick_ones = stand.provider.count_when(with_scope("quick"));
     first.release();
     under_way.await.unwrap().unwrap();
-    eventually("the other caller's turn", async || (quick_ones.count() > 0).then_some(())).await;
-    assert_eq!(slow_ones.count(), 0, "the other caller was next");
+    others.reached(1).await;
+    assert_eq!((slow_ones.count(), quick_ones.count()), (0, 1), "the other caller was not next");
 
+    others.release();
     rest.release();
     for asking in queues.into_iter().flatten() {
         asking.await.unwrap().unwrap();

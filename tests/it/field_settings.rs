@@ -195,7 +195,8 @@ async fn a_held_import_is_given_up_when_its_time_is_over() {
     settings.more.push_str("[imports]\nhold_seconds = 3600\n");
     let stand = Stand::with(options, settings).await;
     stand.create(EXPIRING).await.unwrap();
-    let token = stand.minted("ada");
+    let scopes = ["mail.read", "offline_access", "openid"];
+    let token = stand.provider.mint_refresh_token("vault", "ada", &scopes);
     let import = async || {
         let request = ImportGrantRequest { tenant: EXPIRING.into(), ..import_request("ada", &token) };
         stand.client("web").await.grants.import_grant(request).await.refused().reason
@@ -208,6 +209,7 @@ async fn a_held_import_is_given_up_when_its_time_is_over() {
     stand.advance(Duration::from_secs(3700));
     let given_up = |line: &str| line.contains(EXPIRING) && line.contains("is given up");
     eventually("the end of the hold", async || log::captured().lines().any(given_up).then_some(())).await;
+    stand.expect_reuse();
     import().await;
     assert_eq!(stand.token_requests(), before + 1, "nothing is left of it");
 }
@@ -217,6 +219,9 @@ async fn an_import_whose_answer_was_lost_is_not_sent_again_before_it_is_harmless
     for (consume, end) in [(false, None), (true, Some("GRANT_LOST"))] {
         let mut stand = Stand::with(Kind::Strict.options(), Kind::Strict.settings()).await;
         stand.tenant().await;
+        if consume {
+            stand.expect_reuse();
+        }
         let token = stand.minted("ada");
         stand.provider.script(Fault::CloseBeforeAnswer { consume }, 1);
         let before = stand.token_requests();
