@@ -188,3 +188,28 @@ fn assertion_failure(error: AssertionError) -> Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::idp::KeysFault;
+
+    #[test]
+    fn every_refusal_of_a_users_token_says_what_happened() {
+        let detail = || "detail".to_owned();
+        let keys = |fault: fn(String) -> KeysFault| AssertionError::KeysUnavailable(fault(detail()));
+        for (error, reason, retry) in [
+            (AssertionError::Malformed, Reason::AssertionMalformed, false),
+            (AssertionError::AlgorithmRefused(detail()), Reason::AssertionAlgorithmRefused, false),
+            (AssertionError::KeyUnknown(detail()), Reason::AssertionKeyUnknown, false),
+            (AssertionError::Rejected(detail()), Reason::AssertionRejected, false),
+            (AssertionError::Expired, Reason::AssertionExpired, false),
+            (keys(KeysFault::Unreachable), Reason::ProviderUnavailable, true),
+            (keys(KeysFault::Unusable), Reason::ProviderKeysUnusable, true),
+            (keys(KeysFault::Overloaded), Reason::VaultOverloaded, true),
+        ] {
+            let failure = assertion_failure(error);
+            assert_eq!((failure.reason(), failure.retry_delay().is_some()), (reason, retry));
+        }
+    }
+}

@@ -14,6 +14,7 @@
 //! - `proof`: how a client proves itself;
 //! - `send`: one POST and no more; `gate`: the last look before its first byte;
 //! - `body`, `coding`: what of an answer arrived, and what it reads as;
+//! - `fields`: the fields of a JSON object, as far as it is one;
 //! - `answer`: the raw answer, and reading tokens out of it;
 //! - `classify`: what an answer proves;
 //! - `keys`: the provider's published keys; `provider`: what its clients share;
@@ -25,6 +26,7 @@ mod assertion;
 mod body;
 mod classify;
 mod coding;
+mod fields;
 mod gate;
 mod keys;
 mod proof;

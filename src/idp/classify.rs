@@ -14,7 +14,8 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::answer::{Fields, RawAnswer, TokenAnswer};
+use super::answer::{RawAnswer, TokenAnswer};
+use super::fields::Fields;
 use crate::domain::profile::{Profile, Reuse};
 use crate::domain::scope::Claims;
 

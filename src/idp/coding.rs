@@ -13,8 +13,8 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use zeroize::Zeroizing;
 
-use super::answer::is_whole_object;
 use super::body::{Arrived, TOO_LONG, append};
+use super::fields::is_whole_object;
 
 /// Most codings of one answer, one around the other.
 const MOST_CODINGS: usize = 4;

@@ -20,9 +20,10 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use zeroize::Zeroizing;
 
-use super::answer::{RawAnswer, is_whole_object};
+use super::answer::RawAnswer;
 use super::body::{self, Arrived};
 use super::coding;
+use super::fields::is_whole_object;
 use super::gate::{self, GateLayer};
 use super::wire::Prepared;
 use crate::clock::{Clock, Timestamp};
