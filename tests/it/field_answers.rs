@@ -172,7 +172,15 @@ async fn a_token_is_kept_in_whatever_it_arrives() {
     fn object(text: &str) -> Map<String, Value> {
         serde_json::from_str(text).unwrap()
     }
-    let wraps: [(&str, Wrap); 10] = [
+    let wraps: [(&str, Wrap); 13] = [
+        ("chunks without their end", |text| {
+            let head = format!("HTTP/1.1 200 OK\r\n{JSON}transfer-encoding: chunked\r\n\r\n");
+            format!("{head}{:x}\r\n{text}\r\n", text.len()).into_bytes()
+        }),
+        ("more announced than came", |text| {
+            format!("HTTP/1.1 200 OK\r\n{JSON}content-length: 90000\r\n\r\n{text}").into_bytes()
+        }),
+        ("no length", |text| format!("HTTP/1.1 200 OK\r\n{JSON}\r\n{text}").into_bytes()),
         ("gzip that no header names", |text| success(JSON, &gzip(text))),
         ("gzip, named in odd case", |text| {
             success("content-type: application/json\r\nContent-encoding: GZip\r\n", &gzip(text))
@@ -210,6 +218,43 @@ async fn a_token_is_kept_in_whatever_it_arrives() {
         let grant = stand.describe(&user).await;
         assert_eq!((grant.state(), grant.generation), (GrantState::Active, 2), "{name}");
         stand.advance(TOKENS_EXPIRED);
+        stand.token(&user).await.unwrap();
+        assert!(stand.provider.family_alive(&user), "{name}");
+    }
+    assert_eq!(stand.provider.stats().reuse_detected, 0);
+}
+
+/// Where the answer breaks off behind the refresh token, that is what is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_token_is_kept_of_an_answer_that_breaks_off_behind_it() {
+    type Cut = fn(&str) -> Vec<u8>;
+    /// Up to the end of the refresh token and its quotation mark.
+    fn until_token(text: &str) -> &str {
+        let at = text.find("\"refresh_token\":\"").unwrap() + 17;
+        &text[..at + text[at..].find('"').unwrap() + 1]
+    }
+    let cuts: [(&str, Cut); 4] = [
+        ("closed", |text| {
+            let head = format!("HTTP/1.1 200 OK\r\n{JSON}content-length: {}\r\n\r\n", text.len());
+            format!("{head}{}", until_token(text)).into_bytes()
+        }),
+        ("a length that is too short", |text| success(JSON, until_token(text).as_bytes())),
+        ("a chunk that is not whole", |text| {
+            let head = format!("HTTP/1.1 200 OK\r\n{JSON}transfer-encoding: chunked\r\n\r\n");
+            format!("{head}{:x}\r\n{}", text.len(), until_token(text)).into_bytes()
+        }),
+        ("nonsense behind it", |text| success(JSON, format!("{},<html>", until_token(text)).as_bytes())),
+    ];
+    let (stand, wire) = Wire::stand(Kind::Strict, Kind::Strict.settings()).await;
+    for (n, (name, cut)) in cuts.into_iter().enumerate() {
+        let user = format!("user-{n}");
+        stand.grant(&user).await;
+        stand.advance(TOKENS_EXPIRED);
+        wire.next(cut);
+        let refusal = stand.token(&user).await.refused();
+        assert_eq!(refusal.reason, "NO_ACCESS_TOKEN", "{name}");
+        let grant = stand.describe(&user).await;
+        assert_eq!((grant.state(), grant.generation), (GrantState::Active, 2), "{name}");
         stand.token(&user).await.unwrap();
         assert!(stand.provider.family_alive(&user), "{name}");
     }
