@@ -13,7 +13,7 @@
 //! - `wire`: the request: its fields, their order, the claims;
 //! - `proof`: how a client proves itself;
 //! - `send`: one POST and no more; `gate`: the last look before its first byte;
-//! - `body`, `coding`: what of an answer arrived, and what it reads as;
+//! - `body`, `coding`, `form`: what of an answer arrived, and what it reads as;
 //! - `answer`: the raw answer, and reading tokens out of it;
 //! - `classify`: what an answer proves;
 //! - `keys`: the provider's published keys; `provider`: what its clients share;
@@ -25,6 +25,7 @@ mod assertion;
 mod body;
 mod classify;
 mod coding;
+mod form;
 mod gate;
 mod keys;
 mod proof;
