@@ -13,7 +13,7 @@
 //! - `wire`: the request: its fields, their order, the claims;
 //! - `proof`: how a client proves itself;
 //! - `send`: one POST and no more; `gate`: the last look before its first byte;
-//! - `body`, `coding`: what of an answer arrived, and what it reads as;
+//! - `body`, `coding`, `form`: what of an answer arrived, and what it reads as;
 //! - `fields`: the fields of a JSON object, as far as it is one;
 //! - `answer`: the raw answer, and reading tokens out of it;
 //! - `classify`: what an answer proves;
@@ -27,6 +27,7 @@ mod body;
 mod classify;
 mod coding;
 mod fields;
+mod form;
 mod gate;
 mod keys;
 mod proof;

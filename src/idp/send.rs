@@ -24,6 +24,7 @@ use super::answer::RawAnswer;
 use super::body::{self, Arrived};
 use super::coding;
 use super::fields::is_whole_object;
+use super::form;
 use super::gate::{self, GateLayer};
 use super::wire::Prepared;
 use crate::clock::{Clock, Timestamp};
@@ -196,8 +197,8 @@ async fn read(response: Response, limit: Pin<&mut Sleep>) -> Arrived {
 /// whole in what arrived of a success is never thrown away for what is missing
 /// around it (rule 5); an answer of which nothing else is known is none.
 fn arrived(Head { status, retry_after, body }: Head) -> SendOutcome {
-    let Arrived { bytes, fault } = body;
     let success = (200..300).contains(&status);
+    let Arrived { bytes, fault } = if success { form::as_object(body) } else { body };
     // A whole object lacks nothing, however its connection ended.
     let whole = fault.is_none() || success && is_whole_object(&bytes);
     let answer = if whole {

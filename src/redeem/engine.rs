@@ -414,7 +414,7 @@ impl Redeemer {
         let tenant_epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
         let Enrolled { grant, replaced, answer, scopes } = match self.enrolments.enrol(&lock, order).await? {
             Outcome::Enrolled(enrolled) => *enrolled,
-            Outcome::Known(grant) => return Ok((grant, false)),
+            Outcome::Known(grant) => return Ok((*grant, false)),
         };
         self.memory.forget(&key);
         let renewal = Renewal { answer, scopes, generation: grant.generation };

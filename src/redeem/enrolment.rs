@@ -73,7 +73,7 @@ pub(super) enum Outcome {
     Enrolled(Box<Enrolled>),
     /// The same import has made this grant before; its token is used up, so that it
     /// is not sent once more.
-    Known(Grant),
+    Known(Box<Grant>),
 }
 
 /// Enrols grants.
@@ -107,7 +107,7 @@ impl Enrolments {
                 }
             }
             if let Some(grant) = self.finished(&client, &key, *mark).await? {
-                return Ok(Outcome::Known(grant));
+                return Ok(Outcome::Known(Box::new(grant)));
             }
         }
         let enrolment = self.plan(&client, key, kind, &target).await?;

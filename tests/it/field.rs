@@ -7,6 +7,7 @@ use obo_vault::demo::provider::{Fault, Gate, Matching};
 use obo_vault::proto::GrantState;
 use tonic::Code;
 
+use crate::faulty_store::{Hold, StoreFault};
 use crate::field_kit::{KINDS, Kind, Meter, alerts, says, with_claims, with_scope};
 use crate::harness::{TOKENS_EXPIRED, eventually};
 use crate::refusal::Refused as _;
@@ -114,6 +115,31 @@ async fn odd_claims_at_a_strict_provider_cost_one_request_and_nobodys_time() {
     }
 }
 
+/// Between the refusal and the grant's own request the vault's probes pass by: one
+/// request is enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_choice_is_followed_by_one_request_and_no_probe_besides() {
+    let stand = Kind::Strict.stand().await;
+    stand.advance(TOKENS_EXPIRED);
+    stand.provider.fault_when(with_claims(), Fault::error(400, "invalid_request"), 1);
+    let (own, rounds) = (Hold::new(), Hold::new());
+    stand.faults.on("claim", 2, StoreFault::Hold(own.clone()));
+    let before = stand.token_requests();
+    let mut request = crate::harness::token_request("ada");
+    request.claims_challenge = CHALLENGE.into();
+    let mut client = stand.client("mail").await;
+    let asking = tokio::spawn(async move { client.tokens.get_access_token(request).await });
+    own.reached(1).await;
+    // The third look from now on: two have passed by.
+    stand.faults.on("due_probes", 3, StoreFault::Hold(rounds.clone()));
+    tokio::time::timeout(Duration::from_secs(20), rounds.reached(1)).await.unwrap();
+    own.release();
+    rounds.release();
+    assert_eq!(asking.await.unwrap().refused().reason, "PROVIDER_REFUSED");
+    assert_eq!(stand.token_requests(), before + 2);
+    assert_eq!(stand.describe("ada").await.generation, 2);
+}
+
 /// Such a provider spends the token before it looks at the scopes. Only the
 /// grant's own request can tell, and then it is said aloud, once.
 #[tokio::test(flavor = "multi_thread")]
@@ -179,15 +205,14 @@ async fn one_callers_slow_targets_delay_another_by_the_exchange_under_way_at_mos
     stand.provider.fault_when(with_scope("slow"), slow(&rest), usize::MAX);
     stand.provider.fault_when(with_scope("quick"), slow(&others), usize::MAX);
     stand.provider.script(slow(&first), 1);
-    let ask = async |caller: &str, scopes: Vec<String>| {
+    let ask = |mut client: obo_vault::client::Client, scopes: Vec<String>| {
         let mut request = crate::harness::token_request("ada");
         request.scopes = scopes;
-        let mut client = stand.client(caller).await;
         tokio::spawn(
             async move { client.tokens.get_access_token(request).await.map(tonic::Response::into_inner) },
         )
     };
-    let under_way = ask("mail", vec!["first".into()]).await;
+    let under_way = ask(stand.client("mail").await, vec!["first".into()]);
     first.reached(1).await;
     // One more than fit: the refusal of one tells that the others are waiting.
     let mut refused = Vec::new();
@@ -195,7 +220,7 @@ async fn one_callers_slow_targets_delay_another_by_the_exchange_under_way_at_mos
     for (caller, more, kind) in [("mail", 32, "slow"), ("files", 33, "quick")] {
         let mut queue = Vec::new();
         for n in 0..more {
-            queue.push(ask(caller, vec![kind.into(), format!("n{n}")]).await);
+            queue.push(ask(stand.client(caller).await, vec![kind.into(), format!("n{n}")]));
         }
         let at =
             eventually("a refusal", async || queue.iter().position(tokio::task::JoinHandle::is_finished))
@@ -207,6 +232,7 @@ async fn one_callers_slow_targets_delay_another_by_the_exchange_under_way_at_mos
         assert_eq!((refusal.code, refusal.reason.as_str()), (Code::ResourceExhausted, "TOO_MANY_IN_FLIGHT"));
         assert!(refusal.retry.is_some());
     }
+    // All that stand before it never come to an end.
     let slow_ones = stand.provider.count_when(with_scope("slow"));
     let quick_ones = stand.provider.count_when(with_scope("quick"));
     first.release();
@@ -255,7 +281,8 @@ async fn one_callers_odd_claims_are_bounded_and_push_nobody_out() {
             }
         }
         assert_eq!(too_many, 4, "{kind:?}");
-        assert!(stand.token_requests() - before <= 32, "{kind:?}");
+        let asked = stand.token_requests() - before;
+        assert!(asked <= 32, "{kind:?}: {asked} requests");
         let still = others().await;
         assert!(still.from_cache && still.access_token == kept, "{kind:?}");
         // Another caller may still choose.

@@ -172,7 +172,20 @@ async fn a_token_is_kept_in_whatever_it_arrives() {
     fn object(text: &str) -> Map<String, Value> {
         serde_json::from_str(text).unwrap()
     }
-    let wraps: [(&str, Wrap); 13] = [
+    fn form(text: &str) -> Vec<u8> {
+        let pairs = object(text);
+        let pairs = pairs.iter().map(|(name, value)| {
+            format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        });
+        pairs.collect::<Vec<_>>().join("&").into_bytes()
+    }
+    let wraps: [(&str, Wrap); 16] = [
+        ("a form", |text| success("content-type: application/x-www-form-urlencoded\r\n", &form(text))),
+        ("a form, compressed", |text| success("", &gzip(&String::from_utf8(form(text)).unwrap()))),
+        ("a form on a connection that breaks", |text| {
+            let head = format!("HTTP/1.1 200 OK\r\n{JSON}content-length: 90000\r\n\r\n");
+            [head.as_bytes(), &form(text), b"&cut=o"].concat()
+        }),
         ("chunks without their end", |text| {
             let head = format!("HTTP/1.1 200 OK\r\n{JSON}transfer-encoding: chunked\r\n\r\n");
             format!("{head}{:x}\r\n{text}\r\n", text.len()).into_bytes()
