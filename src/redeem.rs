@@ -8,12 +8,13 @@
 //! - `attempt`: an attempt, from the plan to the claim to the request;
 //! - `target`: whose wishes a request carries;
 //! - `ending`: an answer made durable, then parsed, then commit 2; any other end;
+//!   `alerts`: what a refusal says, and whom it is told;
 //! - [`enrolment`]: the same for a grant that the vault acquires; `identity`,
 //!   `held`, `finished`: whose an imported token is, what happens while that is not
 //!   clear, and an import that is repeated;
 //! - [`recovery`]: what a dead process left behind, and probes;
 //! - `revocation`: the end of a token;
-//! - [`cache`], [`gate`], [`flight`]: access tokens in memory, tenants in and out
+//! - [`cache`], `memory`, [`gate`], [`flight`]: access tokens in memory, tenants in and out
 //!   of service, one owner per grant and turns for all;
 //! - `sealer`: what must not be lost is sealed and written until it is durable;
 //! - [`failures`]: what each end of an attempt is to its caller;
@@ -28,12 +29,15 @@ pub mod gate;
 pub mod record;
 pub mod recovery;
 
+mod alerts;
 mod attempt;
 mod ending;
 mod finished;
 mod held;
 mod identity;
+mod keeping;
 mod marks;
+mod memory;
 mod parts;
 mod revocation;
 mod sealer;

@@ -8,6 +8,8 @@
 //!   by number, never a key's bytes;
 //! - [`KeyStore`]: wrapped tenant keys, kept out of the other's backups.
 //!
+//! `attempts` and `enrolments` are what it is told of those, and what it answers.
+//!
 //! [`sqlite`] is the back-end of one node; every back-end passes the same
 //! contract (`tests/store_contract.rs`).
 
@@ -19,18 +21,24 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::{Attempt, AttemptId, Epoch, Generation, Grant, GrantId, GrantKey, Lineage, Owner};
-use crate::domain::id::{ClientId, Issuer, SubjectId, TenantId};
+use crate::domain::grant::{AttemptId, Generation, Grant, GrantId, GrantKey};
+use crate::domain::id::{ClientId, SubjectId, TenantId};
 use crate::domain::key::{KeyId, KeyVersion, KeyVersionInfo};
-use crate::domain::profile::Profile;
-use crate::domain::protocol::{self, Advanced, AttemptRef, End, Refusal};
 use crate::domain::reason::Reason;
 use crate::domain::rotation::Run;
-use crate::domain::scope::{Resource, ScopeSet};
 use crate::domain::tenant::Tenant;
 use crate::seal::Sealed;
 
+mod attempts;
+mod enrolments;
 pub mod sqlite;
+
+pub use attempts::{
+    Advance, AdvanceRefused, AnswerOf, Claim, ClaimRefused, Dates, OpenAttempt, Renewed, Settled,
+};
+pub use enrolments::{
+    Enrolment, EnrolmentCommit, EnrolmentKind, EnrolmentRefused, EnrolmentStage, ImportMark, OpenEnrolment,
+};
 
 /// The store failed. Nothing of the operation has happened, except where its own
 /// acknowledgement was lost. Every operation may be told again with the same
@@ -68,226 +76,6 @@ pub struct SealedGrant {
     pub grant: Grant,
     /// Its refresh token, sealed under `grant.key_version`.
     pub sealed: Sealed,
-}
-
-/// Commit 1 of a redemption: the durable intent to send. The store asks
-/// [`protocol::claim`] in its transaction; what the caller saw before is compared
-/// first, since its request was made from it.
-#[derive(Debug, Clone)]
-pub struct Claim {
-    /// The grant.
-    pub grant: GrantId,
-    /// The consent whose token will be sent.
-    pub lineage: Lineage,
-    /// The generation that will be sent.
-    pub generation: Generation,
-    /// The epoch that the request was prepared for.
-    pub epoch: Epoch,
-    /// What is asked of the protocol.
-    pub claim: protocol::Claim,
-    /// How the provider behaves.
-    pub profile: Profile,
-    /// When.
-    pub at: Timestamp,
-}
-
-/// Why a claim was refused; nothing changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClaimRefused {
-    /// The grant is not as the caller saw it, or is gone: read again.
-    Changed,
-    /// The tenant is out of service.
-    OutOfService,
-    /// The protocol refuses it.
-    Protocol(Refusal),
-}
-
-/// The end of an attempt. The store asks [`protocol::advance`] in its
-/// transaction and writes what it says. Commit 2 is the end with tokens.
-#[derive(Debug, Clone)]
-pub struct Advance {
-    /// The grant.
-    pub grant: GrantId,
-    /// Which attempt ended.
-    pub of: AttemptRef,
-    /// How.
-    pub end: End,
-    /// The new refresh token, where the end brought one.
-    pub renewed: Option<Renewed>,
-    /// What else an answer with tokens changes.
-    pub dates: Option<Dates>,
-    /// How the provider behaves.
-    pub profile: Profile,
-    /// When.
-    pub at: Timestamp,
-}
-
-/// The dates of a grant whose token was used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dates {
-    /// When the token dies of not being used.
-    pub idle_expires_at: Option<Timestamp>,
-    /// When the rotation job refreshes the grant.
-    pub next_refresh_at: Timestamp,
-}
-
-/// A new refresh token.
-#[derive(Debug, Clone)]
-pub struct Renewed {
-    /// Its generation: the old one + 1.
-    pub generation: Generation,
-    /// The key version it is sealed under; must be the tenant's newest
-    /// (invariants 4 and I8), checked in the same transaction.
-    pub key_version: KeyVersion,
-    /// The sealed token.
-    pub sealed: Sealed,
-}
-
-/// What the end of an attempt came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
-    /// What became of the state.
-    pub outcome: Advanced,
-    /// The grant as it is now; `None`: it is gone.
-    pub grant: Option<Grant>,
-}
-
-/// Why the end of an attempt could not be written as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdvanceRefused {
-    /// The tenant's newest key version is another one now: seal again.
-    KeyVersionMoved,
-    /// The tenant was purged after the claim (invariant I9). One whose purge is
-    /// scheduled still takes the answer, or a restore would find a used token.
-    TenantGone,
-}
-
-/// An enrolment: the durable intent to acquire a user's grant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Enrolment {
-    /// Its identifier.
-    pub attempt: AttemptId,
-    /// The consent that it makes.
-    pub lineage: Lineage,
-    /// Who makes it.
-    pub owner: Owner,
-    /// What it begins with.
-    pub kind: EnrolmentKind,
-    /// The grant that will be made or replaced.
-    pub key: GrantKey,
-    /// The grant's identifier: the existing one, or a new one.
-    pub grant: GrantId,
-    /// The generation the new token will have.
-    pub generation: Generation,
-    /// Who issues it.
-    pub issuer: Issuer,
-    /// The scopes asked for.
-    pub scopes: ScopeSet,
-    /// The resource asked for.
-    pub resource: Option<Resource>,
-    /// When it began.
-    pub started_at: Timestamp,
-}
-
-/// What an enrolment begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EnrolmentKind {
-    /// A user's verified access token, which says whose the grant is.
-    OnBehalfOf,
-    /// A refresh token from elsewhere. The provider's answer must prove whose it
-    /// is; the mark finds the enrolment again when the same token is imported
-    /// once more. `None`: from a version that made no marks.
-    Import(Option<ImportMark>),
-}
-
-/// A keyed hash of an imported token, which tells nothing of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImportMark(pub [u8; 32]);
-
-/// Where an enrolment is that has not ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EnrolmentStage {
-    /// Its request is on its way, or may be.
-    Sending,
-    /// It may have used the imported token. From `probe_after` on the same import
-    /// may be tried once more.
-    InDoubt {
-        /// When its request is harmless.
-        probe_after: Timestamp,
-    },
-    /// Its answer is kept, sealed and unusable, until the identity in it can be
-    /// understood.
-    Held {
-        /// When it is given up.
-        until: Timestamp,
-    },
-}
-
-/// Commit 2 of an enrolment.
-#[derive(Debug, Clone)]
-pub struct EnrolmentCommit {
-    /// The enrolment; its grant, generation and issuer are those that the token
-    /// is sealed for.
-    pub enrolment: Enrolment,
-    /// The new refresh token.
-    pub renewed: Renewed,
-    /// Scopes granted.
-    pub scopes: ScopeSet,
-    /// When the answer was taken.
-    pub at: Timestamp,
-    /// When the grant dies in any case.
-    pub absolute_expires_at: Option<Timestamp>,
-    /// Its dates.
-    pub dates: Dates,
-}
-
-/// Why commit 2 of an enrolment, or its beginning, was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EnrolmentRefused {
-    /// The tenant's newest key version is another one now: seal again.
-    KeyVersionMoved,
-    /// The tenant is out of service or gone.
-    TenantGone,
-    /// The grant has moved on meanwhile: seal again for this place.
-    PlaceMoved {
-        /// The grant's identifier.
-        grant: GrantId,
-        /// The generation that the token gets.
-        generation: Generation,
-    },
-    /// The enrolment is gone, and so is what it made: revoked or replaced.
-    Orphaned,
-}
-
-/// Whose answer is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerOf {
-    /// A redemption's.
-    Attempt(AttemptId),
-    /// An enrolment's.
-    Enrolment(AttemptId),
-}
-
-/// An attempt that has not ended.
-#[derive(Debug, Clone)]
-pub struct OpenAttempt {
-    /// The grant, SENDING or IN_DOUBT.
-    pub grant: Grant,
-    /// The attempt.
-    pub attempt: Attempt,
-    /// The raw answer, when it became durable before the owner died.
-    pub answer: Option<Sealed>,
-}
-
-/// An enrolment that has not ended.
-#[derive(Debug, Clone)]
-pub struct OpenEnrolment {
-    /// The enrolment.
-    pub enrolment: Enrolment,
-    /// Where it is.
-    pub stage: EnrolmentStage,
-    /// The raw answer, when it became durable.
-    pub answer: Option<Sealed>,
 }
 
 /// One value sealed anew.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Asks, Attempt, Generation, Grant, GrantState};
-use crate::domain::protocol::{Advanced, Alert, AttemptRef, End, Refused, Says};
+use crate::domain::protocol::{Advanced, Alert, AttemptRef, End};
 use crate::domain::reason::Reason;
 use crate::domain::scope::ScopeSet;
 use crate::idp::{Client, RawAnswer, Refusal, RefusalKind, SendOutcome, TokenAnswer, Verdict};
 use crate::seal::{Place, Sealed};
 use crate::store::{Advance, AdvanceRefused, AnswerOf, Renewed, Settled};
 
+use super::alerts;
 use super::attempt::InFlight;
 use super::failures::{gone_failure, not_sent, outcome_of, refusal_failure, target_failure, unknown_outcome};
 use super::parts::Parts;
@@ -124,7 +125,7 @@ impl Endings {
     }
 
     async fn refused(&self, in_flight: &InFlight, refusal: &Refusal) -> Ending {
-        let settled = self.settle(in_flight, End::Refused(facts(refusal))).await;
+        let settled = self.settle(in_flight, End::Refused(alerts::facts(refusal))).await;
         let now = self.parts.clock.now();
         if in_flight.attempt.asks == Asks::Grant {
             return Ending::Failed(refusal_failure(refusal, settled.as_ref(), now));
@@ -201,7 +202,8 @@ impl Endings {
     /// Invariant I9: a token that belongs to nobody is never stored, and revoked
     /// where that ends no more than the token.
     async fn orphaned<T>(&self, in_flight: &InFlight, answer: &TokenAnswer) -> Result<T, Failure> {
-        self.revocations.orphan(&in_flight.client, &in_flight.grant.key.tenant, answer).await;
+        let InFlight { client, grant, .. } = in_flight;
+        self.revocations.orphan(client, &grant.key.tenant, &grant.issuer, answer).await;
         Err(self.gone(in_flight).await)
     }
 
@@ -313,40 +315,9 @@ impl Endings {
             (Advanced::Repeated | Advanced::Late | Advanced::Orphaned, _) => None,
         };
         if let Some(alert) = alert {
-            self.alert(in_flight, alert);
+            alerts::tell(&self.parts, &in_flight.grant, &in_flight.client, alert);
         }
     }
-
-    fn alert(&self, in_flight: &InFlight, alert: Alert) {
-        let (tenant, grant) = (&in_flight.grant.key.tenant, in_flight.grant.id);
-        match alert {
-            Alert::Lost(cause) => {
-                self.parts.metrics.grant_lost();
-                tracing::error!(
-                    tenant.id = %tenant, grant.id = %grant, cause = cause.as_str(),
-                    "refresh token lost: the user has to consent again"
-                );
-            }
-            Alert::ClientRejected => tell_client_rejected(&self.parts, &in_flight.client),
-            Alert::Unhelpful => {
-                self.parts.metrics.grant_stalled();
-                tracing::error!(
-                    tenant.id = %tenant, client.id = %in_flight.client.id(), grant.id = %grant,
-                    "the provider answers every request for this grant with nothing that helps: \
-                     it is asked again after growing pauses"
-                );
-            }
-        }
-    }
-}
-
-/// The operator's mistake, wherever it shows.
-pub(super) fn tell_client_rejected(parts: &Parts, client: &Client) {
-    parts.metrics.client_rejected();
-    tracing::error!(
-        client.id = %client.id(), provider = client.provider_name(),
-        "the provider rejects the vault's client credentials: check the client's secret or key"
-    );
 }
 
 /// The entries of what is finished for an owner that is gone.
@@ -357,27 +328,5 @@ pub(super) fn recovery_record(grant: &Grant, attempt: &Attempt) -> AttemptRecord
         key: grant.key.clone(),
         grant: grant.id,
         attempt: attempt.id,
-    }
-}
-
-/// A refusal as the protocol takes it.
-pub(super) fn facts(refusal: &Refusal) -> Refused {
-    let says = match &refusal.kind {
-        RefusalKind::InvalidGrant => Says::InvalidGrant,
-        RefusalKind::InteractionRequired { claims, error, suberror } => {
-            Says::Interaction { claims: claims.clone(), error, suberror }
-        }
-        RefusalKind::ClientRejected => Says::ClientRejected,
-        RefusalKind::Throttled | RefusalKind::Unavailable => Says::Outage,
-        RefusalKind::ScopeRejected
-        | RefusalKind::Redirected
-        | RefusalKind::Malformed
-        | RefusalKind::Other => Says::Nothing,
-    };
-    Refused {
-        says,
-        proves_unused: refusal.proves_unused,
-        complete: refusal.complete,
-        retry_after: refusal.retry_after,
     }
 }

@@ -9,22 +9,20 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::{Generation, Grant, GrantKey, GrantState};
+use crate::domain::grant::{Grant, GrantKey, GrantState};
 use crate::domain::id::{CallerId, SubjectId, TenantId};
-use crate::domain::profile::Reuse;
 use crate::domain::reason::Reason;
-use crate::domain::scope::{ScopeSet, Target};
-use crate::entropy;
-use crate::idp::TokenAnswer;
+use crate::domain::scope::Target;
 use crate::store::StoreError;
 
-use super::attempt::{Attempts, Redeemed, Wish};
+use super::attempt::{Attempts, Wish};
 use super::cache::{IssuedToken, TokenCache};
 use super::ending::{Endings, Renewal};
 use super::enrolment::{Enrolled, Enrolments, Order, Outcome, Source};
 use super::flight::{Flights, GrantLock, GrantLocks};
 use super::gate::{Gates, Pass};
 use super::marks;
+use super::memory::{Asked, Memory};
 use super::parts::Parts;
 use super::record::Origin;
 use super::recovery::{Recovered, Recovery};
@@ -38,13 +36,6 @@ pub const WAIT: Duration = Duration::from_secs(30);
 /// other.
 pub const FLIGHTS_PER_CALLER: usize = 32;
 
-/// Lifetime of an access token whose answer names none (RFC 6749 section 5.1 only
-/// recommends it).
-const UNNAMED_LIFETIME: Duration = Duration::from_secs(300);
-
-/// Longest lifetime that the memory counts on.
-const LONGEST_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-
 /// What a flight brings.
 type Fetched = Result<Arc<IssuedToken>, Failure>;
 
@@ -56,7 +47,7 @@ pub struct Redeemer {
     enrolments: Enrolments,
     recovery: Recovery,
     revocations: Revocations,
-    memory: Arc<TokenCache>,
+    memory: Memory,
     gates: Arc<Gates>,
     locks: GrantLocks,
     flights: Arc<Flights<(GrantKey, Target, CallerId), Fetched>>,
@@ -91,7 +82,7 @@ impl Redeemer {
         let endings = Endings::new(Arc::clone(&parts), sealer.clone(), revocations.clone());
         let enrolments = Enrolments::new(Arc::clone(&parts), sealer, revocations.clone());
         Self {
-            memory: Arc::new(TokenCache::new(parts.settings.cache)),
+            memory: Memory::new(Arc::clone(&parts)),
             attempts: Attempts::new(Arc::clone(&parts), endings.clone()),
             recovery: Recovery::new(Arc::clone(&parts), endings, enrolments.clone()),
             enrolments,
@@ -120,7 +111,7 @@ impl Redeemer {
     ) -> Result<Handed, Failure> {
         let now = self.parts.clock.now();
         if let Some(handed) = self.remembered_token(key, target, now.plus(min_life)) {
-            if now >= handed.token.refresh_at && self.memory.negative(key, target, now).is_none() {
+            if now >= handed.token.refresh_at && self.memory.cache().negative(key, target, now).is_none() {
                 drop(self.start_flight(key, target, min_life, &self.ahead(origin)));
             }
             self.parts.metrics.cache_hit();
@@ -187,7 +178,7 @@ impl Redeemer {
             drop(this.gates.enter(&key.tenant, &*this.parts.store).await?);
             // A token that a caller has already been given lives on until it
             // expires.
-            this.memory.forget(&key);
+            this.memory.cache().forget(&key);
             this.revocations.grant(&lock, &key, &origin).await
         })
         .await
@@ -215,7 +206,7 @@ impl Redeemer {
     ///
     /// When the store cannot be read.
     pub async fn probe_due(&self) -> Result<usize, StoreError> {
-        let due = self.recovery.due(&self.memory).await?;
+        let due = self.recovery.due(self.memory.cache()).await?;
         let origin = Origin::recovery();
         let probes = due.iter().map(|grant| self.probe(&grant.key, &origin));
         // Each outcome is in the store, the audit and the log.
@@ -245,7 +236,7 @@ impl Redeemer {
     /// Tokens in memory, for those that must make them go.
     #[must_use]
     pub fn cache(&self) -> &TokenCache {
-        &self.memory
+        self.memory.cache()
     }
 
     /// The tenants' gates, for those that must close them.
@@ -271,7 +262,7 @@ impl Redeemer {
 
     fn remembered_token(&self, key: &GrantKey, target: &Target, lives_until: Timestamp) -> Option<Handed> {
         let pass = self.gates.pass(&key.tenant)?;
-        let token = self.memory.find(key, target)?;
+        let token = self.memory.cache().find(key, target)?;
         let good = token.tenant_epoch == pass.epoch && token.expires_at > lives_until;
         good.then_some(Handed { token, from_cache: true, pass })
     }
@@ -287,7 +278,7 @@ impl Redeemer {
         // What is known to fail does not wait for the grant's lock. A tenant out
         // of service says so itself.
         if self.gates.pass(&key.tenant).is_some()
-            && let Some(negative) = self.memory.negative(key, target, now)
+            && let Some(negative) = self.memory.cache().negative(key, target, now)
         {
             return Err(negative);
         }
@@ -339,7 +330,7 @@ impl Redeemer {
         let lock = self.locks.lock(key, &origin.caller).await;
         let now = self.parts.clock.now();
         let epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
-        if let Some(token) = self.memory.find(key, target)
+        if let Some(token) = self.memory.cache().find(key, target)
             && token.tenant_epoch == epoch
             && now < token.refresh_at
             // One that never lived as long as asked is the best there is.
@@ -347,10 +338,10 @@ impl Redeemer {
         {
             return Ok(token);
         }
-        if let Some(negative) = self.memory.negative(key, target, now) {
+        if let Some(negative) = self.memory.cache().negative(key, target, now) {
             return Err(negative);
         }
-        if let Some(until) = self.memory.refused_too_many(key, &origin.caller, now) {
+        if let Some(until) = self.memory.cache().refused_too_many(key, &origin.caller, now) {
             let why = "the provider has refused too many targets of this caller";
             return Err(Failure::new(Reason::TooManyInFlight, why).retry_after(until.since(now)));
         }
@@ -366,33 +357,9 @@ impl Redeemer {
         tenant_epoch: u64,
         origin: &Origin,
     ) -> Result<Arc<IssuedToken>, Failure> {
-        let wish = Wish { key, target, origin, served_until: self.memory.last_expiry(key) };
-        let Redeemed { result, own, target_alone } = self.attempts.redeem(lock, &wish).await;
-        if let Some(own) = own {
-            // An access token is welcome here, not needed.
-            let _ = self.remember(key, &Target::default(), &origin.caller, own, tenant_epoch);
-        }
-        let result =
-            result.and_then(|renewal| self.remember(key, target, &origin.caller, renewal, tenant_epoch));
-        if let Err(failure) = &result {
-            let now = self.parts.clock.now();
-            let reason = failure.reason();
-            if matches!(reason, Reason::GrantRevoked | Reason::GrantLost | Reason::IssuerChanged) {
-                // Proven dead: what is left in memory goes with it.
-                self.memory.forget(key);
-            }
-            if target_alone || reason == Reason::ScopeNotGranted {
-                let costs = target_alone && self.minds_a_second_use(key);
-                self.memory.remember_refused(key, target, &origin.caller, failure, costs, now);
-            } else if remembered(reason) {
-                self.memory.remember_negative(key, failure, now);
-            }
-        }
-        result
-    }
-
-    fn minds_a_second_use(&self, key: &GrantKey) -> bool {
-        self.parts.idp.client(&key.client).is_some_and(|client| client.profile().reuse != Reuse::Tolerated)
+        let served_until = self.memory.cache().last_expiry(key);
+        let redeemed = self.attempts.redeem(lock, &Wish { key, target, origin, served_until }).await;
+        self.memory.keep(&Asked { key, target, caller: &origin.caller, tenant_epoch }, redeemed)
     }
 
     async fn enrol_locked(&self, order: Order) -> Result<(Grant, bool), Failure> {
@@ -416,65 +383,9 @@ impl Redeemer {
             Outcome::Enrolled(enrolled) => *enrolled,
             Outcome::Known(grant) => return Ok((*grant, false)),
         };
-        self.memory.forget(&key);
         let renewal = Renewal { answer, scopes, generation: grant.generation };
-        // An access token is welcome here, not needed.
-        if let Ok(token) = self.remember(&key, &target, &caller, renewal, tenant_epoch)
-            && target.resource.is_none()
-            && target.claims.is_none()
-        {
-            // For the scopes of the grant, unless more than those was asked.
-            self.memory.insert(&key, Target::default(), &caller, token, self.parts.clock.now());
-        }
+        self.memory.enrolled(&Asked { key: &key, target: &target, caller: &caller, tenant_epoch }, renewal);
         Ok((grant, replaced))
-    }
-
-    /// Puts the access token into memory; its grant's generation is durable
-    /// (invariant I5).
-    fn remember(
-        &self,
-        key: &GrantKey,
-        target: &Target,
-        caller: &CallerId,
-        renewal: Renewal,
-        tenant_epoch: u64,
-    ) -> Result<Arc<IssuedToken>, Failure> {
-        let now = self.parts.clock.now();
-        self.memory.forget_negative(key);
-        let Renewal { answer, scopes, generation } = renewal;
-        let issued = Arc::new(self.issued(answer, scopes, generation, tenant_epoch, now)?);
-        self.memory.insert(key, target.clone(), caller, Arc::clone(&issued), now);
-        Ok(issued)
-    }
-
-    fn issued(
-        &self,
-        answer: TokenAnswer,
-        scopes: ScopeSet,
-        generation: Generation,
-        tenant_epoch: u64,
-        now: Timestamp,
-    ) -> Result<IssuedToken, Failure> {
-        let TokenAnswer { access_token, token_type, expires_in, .. } = answer;
-        let token = access_token.filter(|token| !token.expose().is_empty()).ok_or_else(|| {
-            // What there was of a refresh token is durable; the next request brings
-            // an access token.
-            Failure::new(Reason::NoAccessToken, "the provider's answer has no access token")
-                .retry_after(Duration::from_secs(1))
-        })?;
-        let life = expires_in.unwrap_or(UNNAMED_LIFETIME).min(LONGEST_REMEMBERED);
-        // Refreshed ahead at 50 to 70 % of its lifetime (rule 1).
-        let ahead = entropy::between(&*self.parts.entropy, life.mul_f64(0.5), life.mul_f64(0.7));
-        Ok(IssuedToken {
-            token,
-            token_type,
-            expires_at: now.plus(life),
-            life,
-            refresh_at: now.plus(ahead.unwrap_or(life / 2)),
-            scopes,
-            generation,
-            tenant_epoch,
-        })
     }
 
     fn ahead(&self, origin: &Origin) -> Origin {
@@ -499,24 +410,5 @@ fn passes(reason: Reason) -> bool {
             | Reason::StoreUnavailable
             | Reason::TooManyInFlight
             | Reason::VaultOverloaded
-    )
-}
-
-/// Whether the failure is worth remembering for a moment: it would be the same
-/// again, and asking again costs a provider or the store something.
-fn remembered(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::GrantNotFound
-            | Reason::GrantRevoked
-            | Reason::GrantLost
-            | Reason::GrantInDoubt
-            | Reason::IssuerChanged
-            | Reason::InteractionRequired
-            | Reason::ProviderThrottled
-            | Reason::ProviderUnavailable
-            | Reason::ProviderBackOff
-            | Reason::ProviderRejectedClient
-            | Reason::ProviderRefused
     )
 }

@@ -23,19 +23,16 @@ use crate::idp::{
 };
 use crate::seal::{Label, Place};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
-use crate::store::{
-    AnswerOf, Enrolment, EnrolmentCommit, EnrolmentKind, EnrolmentRefused, EnrolmentStage, Renewed,
-};
+use crate::store::{AnswerOf, Enrolment, EnrolmentKind, EnrolmentRefused, EnrolmentStage};
 
-use super::ending::tell_client_rejected;
-use super::failures::{gone_failure, not_sent, refusal_failure};
+use super::alerts;
+use super::failures::{not_sent, refusal_failure};
 use super::flight::GrantLock;
-use super::identity::{Identity, identify};
 use super::marks;
 use super::parts::Parts;
 use super::record::{AttemptRecord, Origin};
 use super::revocation::Revocations;
-use super::sealer::{Sealer, TenantGone, pause};
+use super::sealer::{Sealer, pause};
 
 /// What an enrolment begins with.
 #[derive(Debug)]
@@ -81,7 +78,7 @@ pub(super) enum Outcome {
 pub(super) struct Enrolments {
     pub(super) parts: Arc<Parts>,
     pub(super) sealer: Sealer,
-    revocations: Revocations,
+    pub(super) revocations: Revocations,
 }
 
 impl Enrolments {
@@ -292,7 +289,7 @@ impl Enrolments {
 
     async fn refused(&self, client: &Client, enrolment: &Enrolment, refusal: &Refusal) -> Failure {
         if refusal.kind == RefusalKind::ClientRejected {
-            tell_client_rejected(&self.parts, client);
+            alerts::client_rejected(&self.parts, client);
         }
         let import = matches!(enrolment.kind, EnrolmentKind::Import(_));
         if import && !refusal.complete && !refusal.proves_unused {
@@ -309,90 +306,6 @@ impl Enrolments {
             _ if import && !refusal.proves_unused => failure.without_retry(),
             _ => failure,
         }
-    }
-
-    /// From the parsed answer to the durable grant; also what recovery and a
-    /// resumed import do with an answer they find. `held_until` is when one that
-    /// is held already is given up.
-    pub(super) async fn keep(
-        &self,
-        client: &Arc<Client>,
-        enrolment: &Enrolment,
-        answer: TokenAnswer,
-        held_until: Option<Timestamp>,
-    ) -> Result<Enrolled, Failure> {
-        if answer.refresh_token.is_none() {
-            self.abandon(enrolment).await;
-            return Err(Failure::new(Reason::NoRefreshToken, "the provider issued no refresh token"));
-        }
-        if matches!(enrolment.kind, EnrolmentKind::Import(_)) {
-            match identify(client, &enrolment.key, &answer).await {
-                Identity::Proven => {}
-                Identity::SomebodyElses(failure) => {
-                    self.revocations.orphan(client, &enrolment.key.tenant, &answer).await;
-                    self.abandon(enrolment).await;
-                    return Err(failure);
-                }
-                Identity::NotUnderstood(failure) => {
-                    self.hold(enrolment, &answer, held_until).await;
-                    return Err(failure);
-                }
-            }
-        }
-        self.commit(client, enrolment, answer).await
-    }
-
-    async fn commit(
-        &self,
-        client: &Arc<Client>,
-        enrolment: &Enrolment,
-        answer: TokenAnswer,
-    ) -> Result<Enrolled, Failure> {
-        let now = self.parts.clock.now();
-        let profile = client.profile();
-        let scopes = answer.scopes.clone().unwrap_or_else(|| enrolment.scopes.clone());
-        let mut enrolment = enrolment.clone();
-        loop {
-            let token = answer.refresh_token.as_ref().map_or("", RefreshToken::expose);
-            let place = enrolment_place(Label::RefreshToken, &enrolment);
-            let (key_version, sealed) = match self.sealer.seal(&place, token.as_bytes()).await {
-                Ok(sealed) => sealed,
-                Err(TenantGone) => return self.orphaned(client, &enrolment, &answer).await,
-            };
-            let commit = EnrolmentCommit {
-                renewed: Renewed { generation: enrolment.generation, key_version, sealed },
-                enrolment: enrolment.clone(),
-                scopes: scopes.clone(),
-                at: now,
-                absolute_expires_at: profile.absolute_lifetime.map(|life| now.plus(life)),
-                dates: self.parts.dates(profile, true, None, now),
-            };
-            match self.parts.store.commit_enrolment(commit).await {
-                Ok(Ok((grant, replaced))) => return Ok(Enrolled { grant, replaced, answer, scopes }),
-                Ok(Err(EnrolmentRefused::KeyVersionMoved)) => {}
-                Ok(Err(EnrolmentRefused::PlaceMoved { grant, generation })) => {
-                    (enrolment.grant, enrolment.generation) = (grant, generation);
-                }
-                Ok(Err(EnrolmentRefused::TenantGone | EnrolmentRefused::Orphaned)) => {
-                    return self.orphaned(client, &enrolment, &answer).await;
-                }
-                Err(error) => {
-                    tracing::error!(grant.id = %enrolment.grant, %error, "cannot commit a new grant, will try again");
-                    pause().await;
-                }
-            }
-        }
-    }
-
-    async fn orphaned<T>(
-        &self,
-        client: &Client,
-        enrolment: &Enrolment,
-        answer: &TokenAnswer,
-    ) -> Result<T, Failure> {
-        self.revocations.orphan(client, &enrolment.key.tenant, answer).await;
-        self.abandon(enrolment).await;
-        Err(gone_failure(&*self.parts.store, &enrolment.key.tenant).await)
     }
 
     pub(super) async fn abandon(&self, enrolment: &Enrolment) {

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use url::Url;
+
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Generation, GrantId, GrantKey};
@@ -70,6 +72,7 @@ impl Enrolments {
             EnrolmentStage::Sending | EnrolmentStage::InDoubt { .. } => None,
         };
         let Some(sealed) = answer else {
+            check_same_provider(client, &enrolment)?;
             return self.wait_or_give_up(client, &enrolment, stage).await.map(|()| None);
         };
         let place = enrolment_place(Label::ProviderAnswer, &enrolment);
@@ -144,6 +147,7 @@ impl Enrolments {
         again: Again<'_>,
     ) -> Result<Enrolled, Failure> {
         let Again { key, target, origin, held_until } = again;
+        check_same_provider(client, held)?;
         let Some(token) = answer.refresh_token else {
             return Err(Failure::new(Reason::NoRefreshToken, "the answer held has no refresh token"));
         };
@@ -199,5 +203,42 @@ fn tokens(client: &Client, raw: &RawAnswer) -> Option<TokenAnswer> {
     match client.classify(raw) {
         Verdict::Tokens(answer) => Some(answer),
         Verdict::Refused(_) => None,
+    }
+}
+
+/// A token goes only to where it came from. What is corrected in an issuer is its
+/// spelling; another origin is another provider.
+fn check_same_provider(client: &Client, enrolment: &Enrolment) -> Result<(), Failure> {
+    let now = client.issuer(&enrolment.key.tenant);
+    if now == enrolment.issuer || same_origin(now.as_str(), enrolment.issuer.as_str()) {
+        Ok(())
+    } else {
+        let why =
+            format!("the import was begun at {}, its client's provider is another now", enrolment.issuer);
+        Err(Failure::new(Reason::IssuerChanged, why))
+    }
+}
+
+fn same_origin(one: &str, other: &str) -> bool {
+    match (Url::parse(one), Url::parse(other)) {
+        (Ok(one), Ok(other)) => one.host().is_some() && one.origin() == other.origin(),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_corrected_spelling_is_the_same_provider_and_another_host_is_not() {
+        let right = "https://login.example/t1/v2.0";
+        for same in ["https://login.example/t1/v2.0/", "https://login.example", "https://LOGIN.example:443/x"]
+        {
+            assert!(same_origin(right, same), "{same}");
+        }
+        for other in ["https://login.example.org/t1/v2.0", "http://login.example/t1/v2.0", "login", "urn:x"] {
+            assert!(!same_origin(right, other), "{other}");
+        }
     }
 }

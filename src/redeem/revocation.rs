@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::domain::failure::Failure;
 use crate::domain::grant::{GrantId, GrantKey};
-use crate::domain::id::TenantId;
+use crate::domain::id::{Issuer, TenantId};
 use crate::domain::reason::Reason;
 use crate::idp::{Client, TokenAnswer};
 use crate::seal::Place;
@@ -37,9 +37,17 @@ impl Revocations {
 
     /// An answer that belongs to nobody: its token is revoked, and dropped where
     /// revoking it would end the user's whole consent.
-    pub(super) async fn orphan(&self, client: &Client, tenant: &TenantId, answer: &TokenAnswer) {
+    pub(super) async fn orphan(
+        &self,
+        client: &Client,
+        tenant: &TenantId,
+        issuer: &Issuer,
+        answer: &TokenAnswer,
+    ) {
         let Some(token) = &answer.refresh_token else { return };
-        let revoked = !client.profile().revocation_ends_consent && client.revoke(tenant, token).await;
+        // It goes nowhere but to its issuer, not even to be revoked.
+        let may_be_told = client.issuer(tenant) == *issuer && !client.profile().revocation_ends_consent;
+        let revoked = may_be_told && client.revoke(tenant, token).await;
         tracing::warn!(tenant.id = %tenant, revoked, "an answer came too late and was not kept");
     }
 

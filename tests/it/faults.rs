@@ -173,6 +173,30 @@ async fn an_end_without_tokens_may_be_told_twice() {
     }
 }
 
+/// An attempt whose task is gone although the process is not is adopted by who
+/// asks next, and costs nothing but time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_its_task_left_behind_is_adopted() {
+    let stand = stand().await;
+    let before = stand.provider.stats().token_requests;
+    for nth in [1, 2] {
+        stand.faults.on("claim", nth, StoreFault::LoseAnswer);
+    }
+    stand.faults.on("advance", 1, StoreFault::Fail);
+    assert_eq!(reason(&stand.token("ada").await.unwrap_err()), "STORE_UNAVAILABLE");
+    stand.faults.assert_met();
+    assert_eq!(stand.describe("ada").await.state(), GrantState::Sending, "nobody took it back");
+    assert_eq!(stand.provider.stats().token_requests, before, "nothing was sent");
+
+    assert_eq!(reason(&stand.token("ada").await.unwrap_err()), "GRANT_IN_DOUBT");
+    let adopted = stand.describe("ada").await;
+    assert_eq!((adopted.state(), adopted.cause.as_str()), (GrantState::InDoubt, "owner_died"));
+    stand.advance(Duration::from_secs(130));
+    let probed = stand.until("ada", GrantState::Active).await;
+    assert_eq!(probed.generation, 2);
+    assert!(stand.provider.family_alive("ada"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_handed_out_once_it_is_durable_and_not_before() {
     let stand = stand().await;
