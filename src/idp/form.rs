@@ -18,7 +18,7 @@ pub(super) fn as_object(body: Arrived) -> Arrived {
     let mut bytes = Zeroizing::new(Vec::new());
     let mut whole = append(&mut bytes, b"{");
     for (number, (name, value)) in fields.iter().enumerate() {
-        let [name, value] = [name, value].map(|text| json_text(text));
+        let [name, value] = [name, value].map(json_text);
         for part in [if number == 0 { "" } else { "," }, &name, ":", &value] {
             whole = whole && append(&mut bytes, part.as_bytes());
         }

@@ -203,15 +203,7 @@ async fn one_callers_slow_targets_delay_another_by_the_exchange_under_way_at_mos
     let slow = |gate: &Gate| Fault::Hang { consume: false, gate: gate.clone() };
     stand.provider.fault_when(with_scope("slow"), slow(&rest), usize::MAX);
     stand.provider.script(slow(&first), 1);
-    let ask = async |caller: &str, scopes: Vec<String>| {
-        let mut request = crate::harness::token_request("ada");
-        request.scopes = scopes;
-        let mut client = stand.client(caller).await;
-        tokio::spawn(
-            async move { client.tokens.get_access_token(request).await.map(tonic::Response::into_inner) },
-        )
-    };
-    let under_way = ask("mail", vec!["first".into()]).await;
+    let under_way = stand.ask_as("mail", vec!["first".into()]).await;
     first.reached(1).await;
     // One more than fit: the refusal of one tells that the others are waiting.
     let mut refused = Vec::new();
@@ -219,7 +211,7 @@ async fn one_callers_slow_targets_delay_another_by_the_exchange_under_way_at_mos
     for (caller, more, kind) in [("mail", 32, "slow"), ("files", 33, "quick")] {
         let mut queue = Vec::new();
         for n in 0..more {
-            queue.push(ask(caller, vec![kind.into(), format!("n{n}")]).await);
+            queue.push(stand.ask_as(caller, vec![kind.into(), format!("n{n}")]).await);
         }
         let at =
             eventually("a refusal", async || queue.iter().position(tokio::task::JoinHandle::is_finished))
