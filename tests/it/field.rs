@@ -205,14 +205,7 @@ async fn one_callers_slow_targets_delay_another_by_the_exchange_under_way_at_mos
     stand.provider.fault_when(with_scope("slow"), slow(&rest), usize::MAX);
     stand.provider.fault_when(with_scope("quick"), slow(&others), usize::MAX);
     stand.provider.script(slow(&first), 1);
-    let ask = |mut client: obo_vault::client::Client, scopes: Vec<String>| {
-        let mut request = crate::harness::token_request("ada");
-        request.scopes = scopes;
-        tokio::spawn(
-            async move { client.tokens.get_access_token(request).await.map(tonic::Response::into_inner) },
-        )
-    };
-    let under_way = ask(stand.client("mail").await, vec!["first".into()]);
+    let under_way = stand.ask_as("mail", vec!["first".into()]).await;
     first.reached(1).await;
     // One more than fit: the refusal of one tells that the others are waiting.
     let mut refused = Vec::new();
@@ -220,7 +213,7 @@ async fn one_callers_slow_targets_delay_another_by_the_exchange_under_way_at_mos
     for (caller, more, kind) in [("mail", 32, "slow"), ("files", 33, "quick")] {
         let mut queue = Vec::new();
         for n in 0..more {
-            queue.push(ask(stand.client(caller).await, vec![kind.into(), format!("n{n}")]));
+            queue.push(stand.ask_as(caller, vec![kind.into(), format!("n{n}")]).await);
         }
         let at =
             eventually("a refusal", async || queue.iter().position(tokio::task::JoinHandle::is_finished))

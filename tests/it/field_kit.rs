@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::harness::{Stand, TENANT, token_request};
+use crate::harness_more::Asking;
 use crate::log;
 
 /// A provider and the profile that describes it.
@@ -127,6 +128,15 @@ impl Stand {
         change(&mut request);
         let answer = self.client(caller).await.tokens.get_access_token(request).await;
         answer.map(tonic::Response::into_inner)
+    }
+
+    /// Asks for ada's token for these scopes without waiting for it.
+    pub(crate) async fn ask_as(&self, caller: &str, scopes: Vec<String>) -> Asking {
+        let (mut client, request) =
+            (self.client(caller).await, proto::GetAccessTokenRequest { scopes, ..token_request("ada") });
+        tokio::spawn(
+            async move { client.tokens.get_access_token(request).await.map(tonic::Response::into_inner) },
+        )
     }
 
     pub(crate) async fn import(

@@ -5,6 +5,7 @@ use obo_vault::demo::provider::{AccessTokenForm, Fault, Options};
 use obo_vault::demo::stand::Settings;
 use obo_vault::proto::{
     CreateTenantRequest, DescribeGrantRequest, GrantState, ImportGrantRequest, ImportGrantResponse,
+    RevokeGrantRequest,
 };
 use tonic::Code;
 
@@ -102,23 +103,41 @@ async fn an_answer_that_does_not_say_whose_it_is_proves_nothing() {
 async fn a_provider_that_does_not_rotate_leaves_the_imported_token_in_use() {
     let stand = Stand::new().await;
     stand.tenant().await;
-    let mut token = String::new();
-    for (number, fault) in
-        [Fault::NoRefreshToken, Fault::NullRefreshToken, Fault::EmptyRefreshToken].into_iter().enumerate()
-    {
-        token = minted(&stand, "ada");
+    let faults = [Fault::NoRefreshToken, Fault::NullRefreshToken, Fault::EmptyRefreshToken];
+    for (user, fault) in ["ada", "bob", "eve"].into_iter().zip(faults) {
+        let token = minted(&stand, user);
         stand.provider.script(fault, 1);
-        let grant = import(&stand, "ada", &token).await.unwrap().grant.unwrap();
-        assert_eq!(grant.generation, u64::try_from(number).unwrap() + 1);
-        // Told again, it is the same import: nothing is sent once more.
-        let asked = stand.provider.stats().token_requests;
-        assert_eq!(import(&stand, "ada", &token).await.unwrap().grant.unwrap(), grant);
-        assert_eq!(stand.provider.stats().token_requests, asked);
+        // The same import once more is done already.
+        for _ in 0..2 {
+            let grant = import(&stand, user, &token).await.unwrap().grant.unwrap();
+            assert_eq!(grant.generation, 1);
+        }
+        assert_eq!(stand.provider.current_refresh_token(user, "vault").unwrap(), token);
     }
-    assert_eq!(stand.provider.current_refresh_token("ada", "vault").unwrap(), token);
     stand.advance(TOKENS_EXPIRED);
-    stand.token("ada").await.unwrap();
+    for user in ["ada", "bob", "eve"] {
+        stand.token(user).await.unwrap();
+    }
     assert_eq!(stand.provider.stats().reuse_detected, 0);
+}
+
+/// Under another user's name too: the token is known, and sent to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_import_is_not_made_again_for_somebody_else() {
+    let stand = Stand::new().await;
+    stand.tenant().await;
+    let token = minted(&stand, "ada");
+    import(&stand, "ada", &token).await.unwrap();
+    let before = stand.provider.stats();
+    assert_eq!(import(&stand, "bob", &token).await.refused().reason, "IDENTITY_MISMATCH");
+    assert_eq!(stand.provider.stats(), before);
+    assert!(stand.provider.family_alive("ada"));
+
+    // Once the grant is gone, the token is like any other.
+    let request =
+        RevokeGrantRequest { tenant: TENANT.into(), subject: "ada".into(), client: "portal".into() };
+    stand.client("operator").await.grants.revoke_grant(request).await.unwrap();
+    assert_eq!(import(&stand, "ada", &token).await.refused().reason, "GRANT_REVOKED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
