@@ -8,10 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::Grant;
+use crate::domain::grant::{Grant, GrantState};
 use crate::domain::profile::Reuse;
-use crate::domain::protocol::bounds::HARD_LIMIT;
+use crate::domain::protocol::bounds::{HARD_LIMIT, SEND_WITHIN};
 use crate::domain::scope::ScopeSet;
 use crate::idp::{Client, TokenAnswer, Verdict};
 use crate::seal::Label;
@@ -147,15 +148,31 @@ impl Recovery {
             && matches!(identify(client, &enrolment.key, answer).await, Identity::Proven)
     }
 
-    /// The grants whose unknown outcome may be probed now.
+    /// The grants whose unknown outcome may be probed now, by nobody else.
     pub(super) async fn due(&self, memory: &TokenCache) -> Result<Vec<Grant>, StoreError> {
         let now = self.parts.clock.now();
         let due = self.parts.store.due_probes(now, now.minus(ORPHANED), LOOKED_AT).await?;
         let may_probe = |grant: &Grant| {
-            self.parts.idp.client(&grant.key.client).is_some_and(|client| {
-                wait_for_served(client, grant, memory.last_expiry(&grant.key), now).is_none()
-            })
+            !is_asked_about(grant, now)
+                && self.parts.idp.client(&grant.key.client).is_some_and(|client| {
+                    wait_for_served(client, grant, memory.last_expiry(&grant.key), now).is_none()
+                })
         };
         Ok(due.into_iter().filter(may_probe).take(PROBES).collect())
+    }
+}
+
+/// Whether whoever met the refusal of a choice is about to make the grant's own
+/// request: it follows at once, and a probe would only wait behind it.
+fn is_asked_about(grant: &Grant, now: Timestamp) -> bool {
+    match &grant.state {
+        GrantState::InDoubt { cause, probe_after, .. } => {
+            !cause.may_be_under_way() && now <= probe_after.plus(SEND_WITHIN)
+        }
+        GrantState::Active
+        | GrantState::Sending(_)
+        | GrantState::Revoked
+        | GrantState::Lost { .. }
+        | GrantState::Reauth { .. } => false,
     }
 }
