@@ -178,6 +178,30 @@ async fn an_import_outlives_a_fault_in_the_settings() {
     }
 }
 
+/// Without an ID token the proof was the access token, which is never kept: the
+/// token that is held brings another answer, and the imported one goes out no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_import_without_an_id_token_is_finished_by_the_token_that_is_held() {
+    for fault in [a_slash_too_many, another_claim] {
+        let (mut stand, _, line) = misconfigured(fault).await;
+        let token = stand.provider.mint_refresh_token("vault", "ada", &["mail.read", "offline_access"]);
+        assert_eq!(stand.import("ada", &token).await.refused().reason, "IDENTITY_UNPROVEN");
+        // Before the correction it is held on, whatever it costs.
+        assert_eq!(stand.import("ada", &token).await.refused().reason, "IDENTITY_UNPROVEN");
+        corrected(&mut stand, &line).await;
+        let before = stand.token_requests();
+        let grant = stand.import("ada", &token).await.unwrap().grant.unwrap();
+        assert_eq!((grant.state(), grant.subject.as_str()), (GrantState::Active, "ada"), "{line:?}");
+        assert_eq!(stand.token_requests(), before + 1, "{line:?}");
+        // And once more it is done already.
+        assert_eq!(stand.import("ada", &token).await.unwrap().grant.unwrap(), grant, "{line:?}");
+        stand.advance(TOKENS_EXPIRED);
+        stand.token("ada").await.unwrap();
+        let stats = stand.provider.stats();
+        assert_eq!((stats.revocations, stats.reuse_detected), (0, 0), "{line:?}");
+    }
+}
+
 /// The name was part of the fault: which claim names the user was set wrong, and
 /// the import was made out to what that claim was thought to say.
 #[tokio::test(flavor = "multi_thread")]
