@@ -2,7 +2,7 @@
 //!
 //! The transport has a timer of its own around all layers, and answers CANCELLED
 //! when that fires first, which callers do not take for their deadline. So the
-//! timer here is ahead of it by [`LEAD`]. What was begun goes on in tasks of its
+//! timer here is ahead of it by `LEAD`. What was begun goes on in tasks of its
 //! own, as it does for a caller that leaves.
 
 use std::future::Future;
