@@ -203,7 +203,8 @@ pub trait Store: Send + Sync + 'static {
         after: Option<GrantId>,
         limit: u32,
     ) -> Result<Vec<SealedGrant>, StoreError>;
-    /// Deletes a grant with its attempt. `false`: it was not there.
+    /// Deletes a grant with its attempt and the imports that are held of its user.
+    /// `false`: it was not there.
     async fn delete_grant(&self, id: GrantId) -> Result<bool, StoreError>;
 
     /// Commit 1: the grant becomes SENDING and the intent is durable.
@@ -222,10 +223,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes the intent of an enrolment durable.
     async fn begin_enrolment(&self, enrolment: &Enrolment) -> Refusable<(), EnrolmentRefused>;
-    /// Says where an enrolment is; `false`: it is no longer there.
+    /// Says where an enrolment is; `false`: it is no longer there. One that becomes
+    /// HELD takes the place of what the same import left before, and is held no
+    /// longer than that was.
     async fn suspend_enrolment(&self, id: AttemptId, stage: EnrolmentStage) -> Result<bool, StoreError>;
     /// Commit 2 of an enrolment: the grant is made or replaced, in any state it
-    /// had. Returns whether it was there.
+    /// had, and what the same import left before is forgotten. Returns whether the
+    /// grant was there.
     async fn commit_enrolment(&self, commit: EnrolmentCommit) -> Refusable<(Grant, bool), EnrolmentRefused>;
     /// Forgets an enrolment that led to nothing.
     async fn abandon_enrolment(&self, id: AttemptId) -> Result<(), StoreError>;

@@ -108,7 +108,8 @@ macro_rules! contract {
                     an_enrolment_replaces_a_grant_in_any_state, an_enrolment_learns_where_its_token_belongs,
                     an_enrolment_needs_a_tenant_in_service, an_enrolment_is_sealed_under_the_newest_version,
                     an_abandoned_enrolment_commits_nothing, open_enrolments_are_found_after_reopening,
-                    an_open_import_is_found_by_its_mark, a_finished_import_is_found_by_its_mark;
+                    an_open_import_is_found_by_its_mark, an_import_takes_the_place_of_what_it_left_before,
+                    a_finished_import_is_found_by_its_mark;
                 listing: grants_page_by_client_and_subject, due_refreshes_page_without_loss_or_repetition,
                     refreshes_are_due_where_they_can_be_done, stale_grants_page_without_loss_or_repetition,
                     all_sealed_grants_page_without_loss_or_repetition,

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::fields::Fields;
 use crate::domain::scope::ScopeSet;
+use crate::seal::OpenError;
 use crate::secret::{AccessToken, Plaintext, RefreshToken, UnverifiedIdToken};
 
 /// First byte of the binary form.
@@ -91,13 +92,20 @@ impl RawAnswer {
         Plaintext::new(bytes)
     }
 
-    /// Reads the binary form; `None` when it is not one.
-    #[must_use]
-    pub fn from_bytes(bytes: &Plaintext) -> Option<Self> {
-        let (head, body) = bytes.expose().split_first_chunk::<HEAD_BYTES>()?;
-        let [VERSION, s0, s1, w0, w1, w2, w3] = *head else { return None };
+    /// Reads the binary form.
+    ///
+    /// # Errors
+    ///
+    /// When it is not one, or one of another version of the vault.
+    pub fn from_bytes(bytes: &Plaintext) -> Result<Self, OpenError> {
+        let (head, body) =
+            bytes.expose().split_first_chunk::<HEAD_BYTES>().ok_or(OpenError::NotAnEnvelope)?;
+        let [version, s0, s1, w0, w1, w2, w3] = *head;
+        if version != VERSION {
+            return Err(OpenError::UnknownFormat(version));
+        }
         let wait = u32::from_be_bytes([w0, w1, w2, w3]);
-        Some(Self {
+        Ok(Self {
             status: u16::from_be_bytes([s0, s1]),
             retry_after: wait.checked_sub(1).map(|seconds| Duration::from_secs(seconds.into())),
             body: Zeroizing::new(body.to_vec()),
@@ -449,9 +457,9 @@ mod tests {
     #[test]
     fn foreign_bytes_are_no_answer() {
         let form = RawAnswer::new(200, None, b"x".to_vec()).to_bytes();
-        assert!(RawAnswer::from_bytes(&form).is_some());
+        assert!(RawAnswer::from_bytes(&form).is_ok());
         for bad in [&[][..], &form.expose()[..6], &[&[2], &form.expose()[1..]].concat()] {
-            assert!(RawAnswer::from_bytes(&Plaintext::new(bad.to_vec())).is_none());
+            assert!(RawAnswer::from_bytes(&Plaintext::new(bad.to_vec())).is_err());
         }
     }
 

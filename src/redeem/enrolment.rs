@@ -95,10 +95,12 @@ impl Enrolments {
         let client =
             client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
         let kind = self.kind(&key, &source)?;
+        // Whether the request before this one may be what used the token.
         let mut follows = false;
         if let (EnrolmentKind::Import(Some(mark)), Source::Import(token)) = (&kind, &source) {
             while let Some(open) = parts.store.open_import(&key.tenant, &key.client, *mark).await? {
-                match self.resume(&client, open, &key, token, &target, &origin).await? {
+                let resumed = self.resume(&client, open, &key, token, &target, &origin).await;
+                match resumed.map_err(|failure| lost(failure, follows))? {
                     Some(enrolled) => return Ok(Outcome::Enrolled(Box::new(enrolled))),
                     None => follows = true,
                 }
@@ -108,12 +110,8 @@ impl Enrolments {
             }
         }
         let enrolment = self.plan(&client, key, kind, &target).await?;
-        let failed = |failure: Failure| match failure.reason() {
-            // The request before this one may be what used the token.
-            Reason::GrantRevoked if follows => Failure::new(Reason::GrantLost, failure.detail().to_owned()),
-            _ => failure,
-        };
-        let enrolled = self.exchange(&client, enrolment, source, &target, origin).await.map_err(failed)?;
+        let enrolled = self.exchange(&client, enrolment, source, &target, origin).await;
+        let enrolled = enrolled.map_err(|failure| lost(failure, follows))?;
         Ok(Outcome::Enrolled(Box::new(enrolled)))
     }
 
@@ -253,7 +251,7 @@ impl Enrolments {
                     // A provider that does not rotate: the imported one stays.
                     answer.refresh_token = imported;
                 }
-                self.keep(client, enrolment, answer, None).await
+                self.keep(client, enrolment, answer).await
             }
         }
     }
@@ -336,6 +334,15 @@ pub(super) fn enrolment_record(enrolment: &Enrolment, action: &'static str, orig
         key: enrolment.key.clone(),
         grant: enrolment.grant,
         attempt: enrolment.attempt,
+    }
+}
+
+/// A token that is dead after a request with an unknown outcome was lost by the
+/// vault, not revoked by the provider.
+fn lost(failure: Failure, follows: bool) -> Failure {
+    match failure.reason() {
+        Reason::GrantRevoked if follows => Failure::new(Reason::GrantLost, failure.detail().to_owned()),
+        _ => failure,
     }
 }
 

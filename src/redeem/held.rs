@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use url::Url;
 
-use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Generation, GrantId, GrantKey};
+use crate::domain::protocol::bounds::HARD_LIMIT;
 use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
-use crate::idp::{Client, RawAnswer, TokenAnswer, Verdict};
-use crate::seal::Label;
+use crate::idp::{Client, TokenAnswer, Verdict};
+use crate::seal::{Label, Sealed};
 use crate::secret::RefreshToken;
 use crate::store::{Enrolment, EnrolmentStage, OpenEnrolment, StoreError};
 
@@ -25,29 +25,50 @@ struct Again<'a> {
     key: &'a GrantKey,
     target: &'a Target,
     origin: &'a Origin,
-    held_until: Option<Timestamp>,
 }
 
 impl Enrolments {
-    /// Keeps the answer of an import for as long as the settings say. It is on
-    /// disk already, sealed; nothing can redeem it but the same import.
-    pub(super) async fn hold(
-        &self,
-        enrolment: &Enrolment,
-        answer: &TokenAnswer,
-        held_until: Option<Timestamp>,
-    ) {
-        // Counted from the first time: who repeats it does not keep it for ever.
-        let from_now = || self.parts.clock.now().plus(self.parts.settings.hold_imports);
-        let until = held_until.unwrap_or_else(from_now);
+    /// Keeps the answer of an import for as long as the settings say, counted from
+    /// the first time: who repeats it does not keep it for ever. It is on disk
+    /// already, sealed; nothing can redeem it but the same import.
+    pub(super) async fn hold(&self, enrolment: &Enrolment, answer: &TokenAnswer) {
+        let hold_for = self.parts.settings.hold_imports;
+        let until = self.parts.clock.now().plus(hold_for);
         self.set_stage(enrolment, EnrolmentStage::Held { until }).await;
         self.parts.metrics.import_held();
         tracing::error!(
             tenant.id = %enrolment.key.tenant, client.id = %enrolment.key.client,
-            has_id_token = answer.id_token.is_some(), held_until = %until,
+            has_id_token = answer.id_token.is_some(), hold_seconds = hold_for.as_secs(),
             "an import is held: its token was redeemed and whose it is could not be understood; \
              stop further imports, correct issuer or subject_claims, and repeat this one"
         );
+    }
+
+    /// The tokens that an open enrolment was answered with. `None`: none have come
+    /// yet, as far as is known.
+    ///
+    /// # Errors
+    ///
+    /// When what was recorded cannot be opened: never, and it is forgotten, or
+    /// just now, and it stays.
+    pub(super) async fn answered(
+        &self,
+        client: &Client,
+        enrolment: &Enrolment,
+        answer: Option<&Sealed>,
+    ) -> Result<Option<TokenAnswer>, Failure> {
+        let Some(sealed) = answer else { return Ok(None) };
+        let place = enrolment_place(Label::ProviderAnswer, enrolment);
+        let Some(raw) = self.sealer.open_answer(&place, sealed).await? else {
+            self.abandon(enrolment).await;
+            let why = "the answer to an earlier enrolment does not open";
+            return Err(Failure::new(Reason::GrantUnreadable, why));
+        };
+        Ok(match client.classify(&raw) {
+            Verdict::Tokens(answer) => Some(answer),
+            // Not the provider's own word, so its request has an unknown outcome.
+            Verdict::Refused(_) => None,
+        })
     }
 
     /// Goes on with an import that was not finished. `None`: its request has
@@ -62,34 +83,23 @@ impl Enrolments {
         origin: &Origin,
     ) -> Result<Option<Enrolled>, Failure> {
         let OpenEnrolment { enrolment, stage, answer } = open;
-        let held_until = match stage {
-            EnrolmentStage::Held { until } if until < self.parts.clock.now() => {
-                self.abandon(&enrolment).await;
-                let why = "the import was held for as long as it may be, and is given up";
-                return Err(Failure::new(Reason::IdentityUnproven, why));
-            }
-            EnrolmentStage::Held { until } => Some(until),
-            EnrolmentStage::Sending | EnrolmentStage::InDoubt { .. } => None,
-        };
-        let Some(sealed) = answer else {
+        if matches!(stage, EnrolmentStage::Held { until } if until < self.parts.clock.now()) {
+            self.abandon(&enrolment).await;
+            let why = "the import was held for as long as it may be, and is given up";
+            return Err(Failure::new(Reason::IdentityUnproven, why));
+        }
+        let Some(mut answer) = self.answered(client, &enrolment, answer.as_ref()).await? else {
             check_same_provider(client, &enrolment)?;
             return self.wait_or_give_up(client, &enrolment, stage).await.map(|()| None);
-        };
-        let place = enrolment_place(Label::ProviderAnswer, &enrolment);
-        let raw = self.sealer.open_answer(&place, &sealed).await?;
-        let Some(mut answer) = raw.and_then(|raw| tokens(client, &raw)) else {
-            self.abandon(&enrolment).await;
-            return Err(Failure::new(
-                Reason::GrantUnreadable,
-                "the answer to an earlier import does not open",
-            ));
         };
         if answer.refresh_token.is_none() {
             answer.refresh_token = Some(RefreshToken::new(imported.expose().to_owned()));
         }
         if answer.id_token.is_none() {
-            let again = Again { key, target, origin, held_until };
-            return self.redeem_held(client, &enrolment, answer, again).await.map(Some);
+            return self
+                .redeem_held(client, &enrolment, answer, Again { key, target, origin })
+                .await
+                .map(Some);
         }
         // What was wrong may have been the issuer, the subject or the scopes: as
         // they are named now.
@@ -109,7 +119,7 @@ impl Enrolments {
         };
         let record = enrolment_record(&enrolment, "import", origin.clone());
         record.intent(&self.parts.audit).await?;
-        let result = self.keep(client, &enrolment, answer, held_until).await;
+        let result = self.keep(client, &enrolment, answer).await;
         self.record_outcome(&record, &result).await?;
         result.map(Some)
     }
@@ -137,8 +147,8 @@ impl Enrolments {
     }
 
     /// An answer without an ID token proves nothing once its access token is gone,
-    /// which is never kept. The token that is held is redeemed for another answer;
-    /// it stays held until that one is.
+    /// which is never kept. The token that is held is redeemed for another answer,
+    /// which takes its place in the store in one step with being held or kept.
     async fn redeem_held(
         &self,
         client: &Arc<Client>,
@@ -146,28 +156,18 @@ impl Enrolments {
         answer: TokenAnswer,
         again: Again<'_>,
     ) -> Result<Enrolled, Failure> {
-        let Again { key, target, origin, held_until } = again;
+        let Again { key, target, origin } = again;
         check_same_provider(client, held)?;
         let Some(token) = answer.refresh_token else {
             return Err(Failure::new(Reason::NoRefreshToken, "the answer held has no refresh token"));
         };
         let enrolment = self.plan(client, key.clone(), held.kind, target).await?;
         let source = Source::Import(token);
-        let result = self.exchange(client, enrolment.clone(), source, target, origin.clone()).await;
-        let is_over = match &result {
-            Ok(_) => true,
-            Err(failure) => matches!(
-                failure.reason(),
-                Reason::IdentityUnproven | Reason::IdentityMismatch | Reason::GrantRevoked
-            ),
-        };
-        if is_over {
+        let result = self.exchange(client, enrolment, source, target, origin.clone()).await;
+        let is_dead =
+            |failure: &Failure| matches!(failure.reason(), Reason::IdentityMismatch | Reason::GrantRevoked);
+        if result.as_ref().is_err_and(is_dead) {
             self.abandon(held).await;
-        }
-        if let (Err(failure), Some(until)) = (&result, held_until)
-            && failure.reason() == Reason::IdentityUnproven
-        {
-            self.set_stage(&enrolment, EnrolmentStage::Held { until }).await;
         }
         result
     }
@@ -182,7 +182,8 @@ impl Enrolments {
         for OpenEnrolment { enrolment, stage, .. } in self.parts.store.open_enrolments().await? {
             let over = match stage {
                 EnrolmentStage::Sending => false,
-                EnrolmentStage::Held { until } => until < now,
+                // Whoever resumed it in time has it to the exchange's end.
+                EnrolmentStage::Held { until } => until.plus(HARD_LIMIT) < now,
                 EnrolmentStage::InDoubt { probe_after } => {
                     probe_after.plus(self.parts.settings.hold_imports) < now
                 }
@@ -196,13 +197,6 @@ impl Enrolments {
             }
         }
         Ok(())
-    }
-}
-
-fn tokens(client: &Client, raw: &RawAnswer) -> Option<TokenAnswer> {
-    match client.classify(raw) {
-        Verdict::Tokens(answer) => Some(answer),
-        Verdict::Refused(_) => None,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
 use crate::domain::reason::Reason;
 use crate::idp::{Client, TokenAnswer};
@@ -17,14 +16,12 @@ use super::sealer::{TenantGone, pause};
 
 impl Enrolments {
     /// From the parsed answer to the durable grant; also what recovery and a
-    /// resumed import do with an answer they find. `held_until` is when one that
-    /// is held already is given up.
+    /// resumed import do with an answer they find.
     pub(super) async fn keep(
         &self,
         client: &Arc<Client>,
         enrolment: &Enrolment,
         answer: TokenAnswer,
-        held_until: Option<Timestamp>,
     ) -> Result<Enrolled, Failure> {
         if answer.refresh_token.is_none() {
             self.abandon(enrolment).await;
@@ -39,7 +36,7 @@ impl Enrolments {
                     return Err(failure);
                 }
                 Identity::NotUnderstood(failure) => {
-                    self.hold(enrolment, &answer, held_until).await;
+                    self.hold(enrolment, &answer).await;
                     return Err(failure);
                 }
             }

@@ -14,14 +14,13 @@ use crate::domain::grant::{Grant, GrantState};
 use crate::domain::profile::Reuse;
 use crate::domain::protocol::bounds::{HARD_LIMIT, SEND_WITHIN};
 use crate::domain::scope::ScopeSet;
-use crate::idp::{Client, TokenAnswer, Verdict};
-use crate::seal::Label;
+use crate::idp::{Client, TokenAnswer};
 use crate::store::{Enrolment, EnrolmentKind, EnrolmentStage, OpenAttempt, OpenEnrolment, StoreError};
 
 use super::attempt::{InFlight, wait_for_served};
 use super::cache::TokenCache;
 use super::ending::{Endings, recovery_record};
-use super::enrolment::{Enrolments, enrolment_place, enrolment_record};
+use super::enrolment::{Enrolments, enrolment_record};
 use super::identity::{Identity, identify};
 use super::parts::Parts;
 use super::record::Origin;
@@ -97,33 +96,23 @@ impl Recovery {
                 "an enrolment is open for a client that is not configured; put the client back");
             return false;
         };
-        let Some(sealed) = answer else {
-            let import = matches!(enrolment.kind, EnrolmentKind::Import(_));
-            match stage {
-                // The same import finds it.
-                EnrolmentStage::Sending if import && client.profile().reuse != Reuse::Tolerated => {
-                    self.enrolments.suspend(&client, &enrolment).await;
-                }
-                // The token was the caller's, who tries again.
-                EnrolmentStage::Sending => self.enrolments.abandon(&enrolment).await,
-                EnrolmentStage::InDoubt { .. } | EnrolmentStage::Held { .. } => {}
-            }
-            return false;
-        };
-        let place = enrolment_place(Label::ProviderAnswer, &enrolment);
-        let raw = match self.enrolments.sealer.open_answer(&place, &sealed).await {
-            Ok(Some(raw)) => raw,
+        let answer = match self.enrolments.answered(&client, &enrolment, answer.as_ref()).await {
+            Ok(Some(answer)) => answer,
             Ok(None) => {
-                self.enrolments.abandon(&enrolment).await;
+                self.unanswered(&client, &enrolment, stage).await;
                 return false;
             }
-            // It stays until it can be opened.
             Err(_) => return false,
         };
-        let Verdict::Tokens(answer) = client.classify(&raw) else {
-            self.enrolments.abandon(&enrolment).await;
-            return false;
-        };
+        match self.is_overtaken(&enrolment).await {
+            Ok(false) => {}
+            // What the user has agreed to since is not undone by what came before.
+            Ok(true) => {
+                self.leave_to_caller(&enrolment, stage).await;
+                return false;
+            }
+            Err(_) => return false,
+        }
         if matches!(stage, EnrolmentStage::Held { .. }) {
             if !self.may_be_finished(&client, &enrolment, &answer).await {
                 return false;
@@ -132,13 +121,51 @@ impl Recovery {
             // proof has.
             enrolment.issuer = client.issuer(&enrolment.key.tenant);
         }
-        let kept = self.enrolments.keep(&client, &enrolment, answer, None).await;
+        let kept = self.enrolments.keep(&client, &enrolment, answer).await;
         let record = enrolment_record(&enrolment, "recover", Origin::recovery());
         let reason = kept.as_ref().err().map(Failure::reason);
         if let Err(failure) = record.outcome(&self.parts.audit, reason, None, "recovered").await {
             tracing::error!(grant.id = %enrolment.grant, %failure, "a recovery could not be recorded");
         }
         kept.is_ok()
+    }
+
+    /// No answer with tokens was recorded.
+    async fn unanswered(&self, client: &Client, enrolment: &Enrolment, stage: EnrolmentStage) {
+        let import = matches!(enrolment.kind, EnrolmentKind::Import(_));
+        match stage {
+            // The same import finds it.
+            EnrolmentStage::Sending if import && client.profile().reuse != Reuse::Tolerated => {
+                self.enrolments.suspend(client, enrolment).await;
+            }
+            // The token was the caller's, who tries again.
+            EnrolmentStage::Sending => self.enrolments.abandon(enrolment).await,
+            EnrolmentStage::InDoubt { .. } | EnrolmentStage::Held { .. } => {}
+        }
+    }
+
+    /// Whether the grant has moved on since the enrolment began: it was refreshed,
+    /// or the user has consented again. Then it is alive without it.
+    async fn is_overtaken(&self, enrolment: &Enrolment) -> Result<bool, StoreError> {
+        let now = self.parts.store.grant(&enrolment.key).await?;
+        Ok(now.is_some_and(|grant| grant.generation >= enrolment.generation))
+    }
+
+    /// An import stays, for as long as one may be held: whoever repeats it decides
+    /// what replaces what. The user of an exchange has done so already.
+    async fn leave_to_caller(&self, enrolment: &Enrolment, stage: EnrolmentStage) {
+        tracing::warn!(
+            tenant.id = %enrolment.key.tenant, client.id = %enrolment.key.client, grant.id = %enrolment.grant,
+            "an enrolment that was left open is older than its grant, and does not replace it"
+        );
+        match (enrolment.kind, stage) {
+            (EnrolmentKind::OnBehalfOf, _) => self.enrolments.abandon(enrolment).await,
+            (EnrolmentKind::Import(_), EnrolmentStage::Held { .. }) => {}
+            (EnrolmentKind::Import(_), EnrolmentStage::Sending | EnrolmentStage::InDoubt { .. }) => {
+                let until = self.parts.clock.now().plus(self.parts.settings.hold_imports);
+                self.enrolments.set_stage(enrolment, EnrolmentStage::Held { until }).await;
+            }
+        }
     }
 
     /// Whether a held import can be finished without the one who imported it. The

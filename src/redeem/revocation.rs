@@ -12,9 +12,10 @@ use crate::domain::reason::Reason;
 use crate::idp::{Client, TokenAnswer};
 use crate::seal::Place;
 use crate::secret::RefreshToken;
-use crate::store::SealedGrant;
+use crate::store::{EnrolmentStage, SealedGrant};
 
 use super::attempt::check_issuer;
+use super::enrolment::enrolment_record;
 use super::flight::GrantLock;
 use super::parts::Parts;
 use super::record::{AttemptRecord, Origin};
@@ -59,8 +60,9 @@ impl Revocations {
         key: &GrantKey,
         origin: &Origin,
     ) -> Result<bool, Failure> {
-        let found = self.parts.store.sealed_grant(key).await?;
-        let sealed = found.ok_or_else(|| Failure::new(Reason::GrantNotFound, "no such grant"))?;
+        let Some(sealed) = self.parts.store.sealed_grant(key).await? else {
+            return self.held(key, origin).await.map(|()| false);
+        };
         // A token that cannot be opened is deleted all the same.
         let token = self.opened(&sealed).await;
         let record = AttemptRecord {
@@ -79,6 +81,26 @@ impl Revocations {
         let note = if revoked { "revoked at provider" } else { "forgotten" };
         record.outcome(&self.parts.audit, None, None, note).await?;
         Ok(revoked)
+    }
+
+    /// Forgets the imports of a user that are held, where they have led to no grant
+    /// yet. Their tokens are not proven to be that user's, so no provider is told.
+    async fn held(&self, key: &GrantKey, origin: &Origin) -> Result<(), Failure> {
+        let open = self.parts.store.open_enrolments().await?.into_iter();
+        let held: Vec<_> = open
+            .filter(|open| open.enrolment.key == *key && matches!(open.stage, EnrolmentStage::Held { .. }))
+            .map(|open| open.enrolment)
+            .collect();
+        if held.is_empty() {
+            return Err(Failure::new(Reason::GrantNotFound, "no such grant"));
+        }
+        for enrolment in held {
+            let record = enrolment_record(&enrolment, "revoke", origin.clone());
+            record.intent(&self.parts.audit).await?;
+            self.parts.store.abandon_enrolment(enrolment.attempt).await?;
+            record.outcome(&self.parts.audit, None, None, "held import forgotten").await?;
+        }
+        Ok(())
     }
 
     /// Goes on until the store is back: whether a delete has happened is not known

@@ -8,7 +8,7 @@ use crate::domain::key::KeyVersion;
 use crate::domain::tenant::TenantState;
 use crate::idp::RawAnswer;
 use crate::keyring::{Keyring, KeyringError};
-use crate::seal::{Place, Sealed};
+use crate::seal::{OpenError, Place, Sealed};
 use crate::secret::Plaintext;
 use crate::store::{AnswerOf, Store};
 
@@ -96,23 +96,23 @@ impl Sealer {
     }
 
     /// A recorded answer; `None` when it can never be opened. Any other fault may
-    /// pass, and must not cost the token in it.
+    /// pass, and must not cost the token in it: a format that is not known here is
+    /// known to the version that wrote it.
     pub(super) async fn open_answer(
         &self,
         place: &Place,
         sealed: &Sealed,
     ) -> Result<Option<RawAnswer>, KeyringError> {
-        match self.open(place, sealed).await {
-            Ok(plain) => Ok(RawAnswer::from_bytes(&plain)),
-            Err(error) => {
-                tracing::error!(tenant.id = %place.tenant, grant.id = %place.grant, %error, "cannot open a recorded answer");
-                match error {
-                    KeyringError::Unreadable(_) | KeyringError::Destroyed(_) | KeyringError::TenantGone => {
-                        Ok(None)
-                    }
-                    error => Err(error),
-                }
-            }
+        let opened = match self.open(place, sealed).await {
+            Ok(plain) => RawAnswer::from_bytes(&plain).map_err(KeyringError::Unreadable),
+            Err(error) => Err(error),
+        };
+        let Err(error) = opened else { return opened.map(Some) };
+        tracing::error!(tenant.id = %place.tenant, grant.id = %place.grant, %error, "cannot open a recorded answer");
+        match error {
+            KeyringError::Unreadable(OpenError::UnknownFormat(_)) => Err(error),
+            KeyringError::Unreadable(_) | KeyringError::Destroyed(_) | KeyringError::TenantGone => Ok(None),
+            error => Err(error),
         }
     }
 }

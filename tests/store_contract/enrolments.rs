@@ -252,6 +252,54 @@ pub(crate) async fn an_open_import_is_found_by_its_mark(make: Make) {
     assert!(store.open_import(&ada.key.tenant, &ada.key.client, mark).await.unwrap().is_none());
 }
 
+/// The token that is held is used up by what came of it: whatever happens to the
+/// process next, it is not found any more.
+pub(crate) async fn an_import_takes_the_place_of_what_it_left_before(make: Make) {
+    let mut backend = make();
+    let store = backend.store();
+    with_acme(store).await;
+    let held = enrolment(1, key("ada"));
+    let of_the_same = |n| Enrolment { kind: held.kind, ..enrolment(n, key("ada")) };
+    let (again, once_more, other) = (of_the_same(2), of_the_same(3), enrolment(4, key("bob")));
+    let exchange = Enrolment { kind: EnrolmentKind::OnBehalfOf, ..enrolment(5, key("eve")) };
+    for enrolment in [&held, &other, &exchange] {
+        store.begin_enrolment(enrolment).await.unwrap().unwrap();
+    }
+    let hold = async |n: &Enrolment, until| {
+        assert!(store.suspend_enrolment(n.attempt, EnrolmentStage::Held { until: at(until) }).await.unwrap());
+    };
+    hold(&other, 90).await;
+    hold(&held, 80).await;
+    let open = async |store: &dyn obo_vault::store::Store| {
+        let mut open = store.open_enrolments().await.unwrap();
+        open.sort_by_key(|o| o.enrolment.attempt);
+        open.into_iter().map(|o| (o.enrolment.attempt, o.stage)).collect::<Vec<_>>()
+    };
+    let rest = [
+        (other.attempt, EnrolmentStage::Held { until: at(90) }),
+        (exchange.attempt, EnrolmentStage::Sending),
+    ];
+    assert_eq!(
+        open(store).await,
+        [[(held.attempt, EnrolmentStage::Held { until: at(80) })].as_slice(), &rest].concat()
+    );
+    // Held no longer than the first one was, told once or twice.
+    store.begin_enrolment(&again).await.unwrap().unwrap();
+    for _ in 0..2 {
+        hold(&again, 200).await;
+    }
+    assert_eq!(
+        open(store).await,
+        [[(again.attempt, EnrolmentStage::Held { until: at(80) })].as_slice(), &rest].concat()
+    );
+    store.begin_enrolment(&once_more).await.unwrap().unwrap();
+    for _ in 0..2 {
+        store.commit_enrolment(kept(&once_more, V1)).await.unwrap().unwrap();
+    }
+    backend.reopen();
+    assert_eq!(open(backend.store()).await, rest);
+}
+
 /// Until another import replaces it; a consent of the user does not count as one.
 pub(crate) async fn a_finished_import_is_found_by_its_mark(make: Make) {
     let mut backend = make();

@@ -3,6 +3,7 @@
 
 use rusqlite::{OptionalExtension as _, Result, Row, named_params};
 
+use crate::clock::Timestamp;
 use crate::domain::grant::{AttemptId, Generation, Grant, GrantId, GrantKey, Lineage, Owner};
 use crate::domain::id::{ClientId, Issuer, SubjectId, TenantId};
 use crate::domain::protocol::State;
@@ -60,7 +61,11 @@ pub(super) fn suspend(c: &Connection, id: AttemptId, stage: EnrolmentStage) -> R
     let (word, until) = match stage {
         EnrolmentStage::Sending => ("SENDING", None),
         EnrolmentStage::InDoubt { probe_after } => ("IN_DOUBT", Some(probe_after.0)),
-        EnrolmentStage::Held { until } => ("HELD", Some(until.0)),
+        EnrolmentStage::Held { until } => {
+            let until = held_since_before(c, id)?.map_or(until, |before| before.min(until));
+            forget_older(c, id)?;
+            ("HELD", Some(until.0))
+        }
     };
     let changed = c.prepare_cached("UPDATE intake SET stage = ?2, until = ?3 WHERE id = ?1")?.execute((
         id.0.as_bytes(),
@@ -124,6 +129,7 @@ pub(super) fn commit(c: &Connection, commit: &EnrolmentCommit) -> Outcome<(Grant
     let state = State::enrolled(existing.as_ref().map(|g| g.generation), enrolment.lineage);
     attempts::put_state(c, enrolment.grant, &state)?;
     tenants::confirm(c, &enrolment.key.tenant)?;
+    forget_older(c, enrolment.attempt)?;
     abandon(c, enrolment.attempt)?;
     let made = grants::by_id(c, enrolment.grant)?;
     Ok(made.map(|made| (made.grant, existing.is_some())).ok_or(EnrolmentRefused::Orphaned))
@@ -131,6 +137,37 @@ pub(super) fn commit(c: &Connection, commit: &EnrolmentCommit) -> Outcome<(Grant
 
 pub(super) fn abandon(c: &Connection, id: AttemptId) -> Result<()> {
     c.prepare_cached("DELETE FROM intake WHERE id = ?1")?.execute([id.0.as_bytes()]).map(drop)
+}
+
+/// Until when an import is held that this one goes on with, or is itself.
+fn held_since_before(c: &Connection, id: AttemptId) -> Result<Option<Timestamp>> {
+    c.prepare_cached(
+        "SELECT MIN(until) FROM intake WHERE stage = 'HELD' AND (id = ?1 OR (mark, tenant, client) =
+                (SELECT mark, tenant, client FROM intake WHERE id = ?1))",
+    )?
+    .query_row([id.0.as_bytes()], |row| row.get::<_, Option<i64>>(0))
+    .map(|until| until.map(Timestamp))
+}
+
+/// The answer of an import is here, so what the same import left before is used up:
+/// found and sent once more, it would look like a theft.
+fn forget_older(c: &Connection, id: AttemptId) -> Result<()> {
+    c.prepare_cached(
+        "DELETE FROM intake WHERE id <> ?1 AND (mark, tenant, client) =
+                (SELECT mark, tenant, client FROM intake WHERE id = ?1)",
+    )?
+    .execute([id.0.as_bytes()])
+    .map(drop)
+}
+
+/// Forgets the imports of a user that are held. Returns whether there were any.
+pub(super) fn forget_held(c: &Connection, key: &GrantKey) -> Result<bool> {
+    let forgotten = c
+        .prepare_cached(
+            "DELETE FROM intake WHERE tenant = ?1 AND client = ?2 AND subject = ?3 AND stage = 'HELD'",
+        )?
+        .execute((key.tenant.as_str(), key.client.as_str(), key.subject.as_str()))?;
+    Ok(forgotten > 0)
 }
 
 pub(super) fn find_import(

@@ -9,6 +9,7 @@ use crate::domain::tenant::TenantState;
 use crate::store::{GrantCursor, ImportMark, SealedGrant};
 
 use super::db::Connection;
+use super::enrolments;
 use super::rows::{self, GRANT_COLUMNS, GRANT_TABLES};
 use super::tenants;
 
@@ -61,7 +62,11 @@ pub(super) fn list_sealed(
     .collect()
 }
 
+/// With what is held of its user: whoever revokes means all of it.
 pub(super) fn delete(c: &Connection, id: GrantId) -> Result<bool> {
+    if let Some(SealedGrant { grant, .. }) = by_id(c, id)? {
+        enrolments::forget_held(c, &grant.key)?;
+    }
     Ok(c.prepare_cached("DELETE FROM grants WHERE id = ?1")?.execute([id.0.as_bytes()])? == 1)
 }
 
