@@ -149,6 +149,9 @@ pub struct Attempt {
     pub asks: Asks,
     /// When commit 1 was made.
     pub started_at: Timestamp,
+    /// Since when the token may have been used: the first of the attempts whose
+    /// outcomes are unknown, or this one. A grace window counts from it.
+    pub in_use_since: Timestamp,
     /// When the `client_assertion` it carries stops being valid at the
     /// provider, tolerance included. `None`: it carries a client secret, which
     /// does not fence.

@@ -281,6 +281,7 @@ fn owned_by(id: AttemptId) -> Attempt {
         owner: Owner(Uuid::nil()),
         asks: Asks::Grant,
         started_at: NOW,
+        in_use_since: NOW,
         fenced_at: None,
         follows: None,
         overtakes: None,

@@ -61,6 +61,7 @@ pub(super) fn oldest() -> Timestamp {
 
 fn age_attempt(attempt: &mut Attempt) {
     age(&mut attempt.started_at);
+    age(&mut attempt.in_use_since);
     if let Some(fenced_at) = &mut attempt.fenced_at {
         age(fenced_at);
     }

@@ -75,6 +75,7 @@ pub(crate) fn attempt(n: u128) -> Attempt {
         owner: owner(),
         asks: Asks::Grant,
         started_at: at(10),
+        in_use_since: at(10),
         fenced_at: Some(at(20)),
         follows: None,
         overtakes: None,

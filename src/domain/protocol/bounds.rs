@@ -53,7 +53,7 @@ pub(super) fn probe_after(
     match profile.reuse {
         Reuse::Grace { window } => {
             let early = now.plus(GRACE_PROBE_DELAY);
-            if early < attempt.started_at.plus(window) { early } else { paused(attempt, pause, now) }
+            if early < attempt.in_use_since.plus(window) { early } else { paused(attempt, pause, now) }
         }
         Reuse::Strict | Reuse::Tolerated => paused(attempt, pause, now),
     }
@@ -88,7 +88,7 @@ pub(super) fn too_late_for_grace(
     match profile.reuse {
         Reuse::Grace { window } => {
             cause.may_be_under_way()
-                && now >= attempt.started_at.plus(window)
+                && now >= attempt.in_use_since.plus(window)
                 && now <= harmless_after(attempt)
         }
         Reuse::Strict | Reuse::Tolerated => false,

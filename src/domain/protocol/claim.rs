@@ -16,10 +16,10 @@ pub fn claim(state: &State, claim: &Claim, profile: &Profile, now: Timestamp) ->
     if state.last_attempt == Some(claim.attempt) {
         return Err(Refusal::Over);
     }
-    let (epoch, follows, overtakes) = match &state.grant {
+    let (epoch, follows, overtakes, in_use_since) = match &state.grant {
         GrantState::Active => match state.not_before {
             Some(until) if now < until => return Err(Refusal::NotYet(until)),
-            Some(_) | None => (Epoch(0), None, None),
+            Some(_) | None => (Epoch(0), None, None, now),
         },
         GrantState::InDoubt { attempt, .. } if attempt.id == claim.attempt => return Err(Refusal::Over),
         GrantState::InDoubt { probe_after, cause, .. }
@@ -33,7 +33,8 @@ pub fn claim(state: &State, claim: &Claim, profile: &Profile, now: Timestamp) ->
         GrantState::InDoubt { .. } if claim.asks == Asks::Target => return Err(Refusal::OwnRequestFirst),
         GrantState::InDoubt { attempt, cause, .. } => {
             let overtakes = overtaken(attempt, *cause, now);
-            (Epoch(attempt.epoch.0.saturating_add(1)), Some(*cause), overtakes)
+            let in_use_since = if cause.may_be_under_way() { attempt.in_use_since } else { now };
+            (Epoch(attempt.epoch.0.saturating_add(1)), Some(*cause), overtakes, in_use_since)
         }
         // The claim's own acknowledgement was lost.
         GrantState::Sending(attempt) if attempt.id == claim.attempt => return Ok(state.clone()),
@@ -48,6 +49,7 @@ pub fn claim(state: &State, claim: &Claim, profile: &Profile, now: Timestamp) ->
         owner: claim.owner,
         asks: claim.asks,
         started_at: now,
+        in_use_since,
         fenced_at: claim.fenced_at,
         follows,
         overtakes,

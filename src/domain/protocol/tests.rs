@@ -205,6 +205,20 @@ fn an_early_probe_whose_window_has_closed_waits_like_any_other() {
     assert!(claim(&doubt, &own(2), &profile, harmless.plus(Duration::from_millis(1))).is_ok());
 }
 
+/// The provider counts from the first use, however many probes have failed since.
+#[test]
+fn a_grace_window_counts_from_the_first_request() {
+    let profile = Profile::grace(Duration::from_secs(30));
+    let at = |seconds| NOW.plus(Duration::from_secs(seconds));
+    for end in [End::Unsent, End::Interrupted] {
+        let probe = claimed(&in_doubt(&profile), &own(2), &profile, at(20));
+        let (state, _) = moved(&probe, 2, &end, &profile, at(23));
+        assert!(claim(&state, &own(3), &profile, at(29)).is_ok(), "{end:?}: it is still open");
+        let harmless = at(20).plus(HARD_LIMIT).plus(PROBE_MARGIN);
+        assert_eq!(claim(&state, &own(3), &profile, at(45)), Err(Refusal::NotYet(harmless)), "{end:?}");
+    }
+}
+
 #[test]
 fn a_refusal_after_an_unknown_outcome_is_a_loss_with_its_first_cause_and_one_alert() {
     let profile = Profile::strict();

@@ -160,12 +160,14 @@ fn put_attempt(
     attempt: &Attempt,
     probe_after: Option<Timestamp>,
 ) -> Result<()> {
-    let Attempt { id, epoch, owner, asks, started_at, fenced_at, follows, overtakes } = attempt;
+    let Attempt { id, epoch, owner, asks, started_at, in_use_since, fenced_at, follows, overtakes } = attempt;
     // Without its answer: one that is recorded belongs to an attempt that ends.
     c.prepare_cached(
         "INSERT OR REPLACE INTO attempt
-                (grant_id, id, epoch, owner, asks, started_at, fenced_at, follows, overtakes, probe_after)
-         VALUES (:grant, :id, :epoch, :owner, :asks, :started_at, :fenced_at, :follows, :overtakes, :probe_after)",
+                (grant_id, id, epoch, owner, asks, started_at, in_use_since, fenced_at, follows, overtakes,
+                probe_after)
+         VALUES (:grant, :id, :epoch, :owner, :asks, :started_at, :in_use_since, :fenced_at, :follows,
+                :overtakes, :probe_after)",
     )?
     .execute(named_params! {
         ":grant": grant.0.as_bytes(),
@@ -174,6 +176,7 @@ fn put_attempt(
         ":owner": owner.0.as_bytes(),
         ":asks": rows::asks_word(*asks),
         ":started_at": started_at.0,
+        ":in_use_since": in_use_since.0,
         ":fenced_at": fenced_at.map(|t| t.0),
         ":follows": follows.map(|f| f.as_str()),
         ":overtakes": overtakes.map(|t| t.0),

@@ -24,7 +24,7 @@ pub(super) const GRANT_COLUMNS: &str = "
     g.generation, g.key_version, g.scopes, g.resource, g.created_at, g.refreshed_at, g.idle_expires_at,
     g.absolute_expires_at, g.next_refresh_at, g.not_before, g.sealed, g.lineage, g.last_attempt, g.unhelpful,
     g.asked, a.id AS attempt_id, a.epoch, a.owner, a.asks, a.started_at, a.fenced_at, a.follows, a.overtakes,
-    a.probe_after";
+    a.in_use_since, a.probe_after";
 
 /// Where [`GRANT_COLUMNS`] come from.
 pub(super) const GRANT_TABLES: &str = "grants g LEFT JOIN attempt a ON a.grant_id = g.id";
@@ -98,6 +98,7 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<Attempt> {
         owner: Owner(uuid(row, "owner")?),
         asks: asks(row)?,
         started_at: time(row, "started_at")?,
+        in_use_since: time(row, "in_use_since")?,
         fenced_at: optional_time(row, "fenced_at")?,
         follows: cause(row, "follows")?,
         overtakes: optional_time(row, "overtakes")?,

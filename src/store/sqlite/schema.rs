@@ -123,6 +123,14 @@ const TOKEN_STEPS: &[M<'static>] = &[
     CREATE INDEX grants_imported ON grants (imported) WHERE imported IS NOT NULL;
     ",
     ),
+    M::up(
+        "
+    -- The first of the attempts with unknown outcomes; of an older one only the
+    -- last is known.
+    ALTER TABLE attempt ADD COLUMN in_use_since INTEGER NOT NULL DEFAULT 0;
+    UPDATE attempt SET in_use_since = CASE WHEN epoch = 0 THEN started_at ELSE 0 END;
+    ",
+    ),
 ];
 
 /// Consents have an identity and attempts an owner; a grant remembers how its last
