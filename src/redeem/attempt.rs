@@ -59,8 +59,24 @@ pub(super) struct Redeemed {
     pub(super) result: Result<Renewal, Failure>,
     /// What the grant's own request brought, where it had to be made besides.
     pub(super) own: Option<Renewal>,
-    /// Whether the failure is about the target alone.
-    pub(super) target_alone: bool,
+    /// Whose the failure is.
+    pub(super) about: About,
+}
+
+/// What a failure is about.
+pub(super) enum About {
+    /// The grant, or what it takes to redeem it.
+    Grant,
+    /// The target alone.
+    Target,
+    /// The grant; and the target was refused before that, for this reason.
+    Both(Failure),
+}
+
+impl About {
+    fn after(refused: Option<Failure>) -> Self {
+        refused.map_or(Self::Grant, Self::Both)
+    }
 }
 
 /// A claimed attempt and what is needed to go on with it.
@@ -108,7 +124,9 @@ impl Attempts {
         for _ in 0..MOST_REQUESTS {
             let planned = match self.plan(wish, refused.is_some()).await {
                 Ok(planned) => planned,
-                Err(failure) => return Redeemed { result: Err(failure), own, target_alone: false },
+                Err(failure) => {
+                    return Redeemed { result: Err(failure), own, about: About::after(refused) };
+                }
             };
             let serves_wish = planned.serves_wish;
             let ending = match self.make(wish, planned).await {
@@ -117,23 +135,23 @@ impl Attempts {
             };
             match (ending, refused.take()) {
                 (Ending::Renewed(renewal), Some(failure)) => {
-                    return Redeemed { result: Err(failure), own: Some(renewal), target_alone: true };
+                    return Redeemed { result: Err(failure), own: Some(renewal), about: About::Target };
                 }
                 (Ending::Renewed(renewal), None) if serves_wish => {
-                    return Redeemed { result: Ok(renewal), own, target_alone: false };
+                    return Redeemed { result: Ok(renewal), own, about: About::Grant };
                 }
                 (Ending::Renewed(renewal), None) => own = Some(renewal),
                 (Ending::TargetRefused { failure, own_next: true }, _) => refused = Some(failure),
                 (Ending::TargetRefused { failure, own_next: false }, _) => {
-                    return Redeemed { result: Err(failure), own, target_alone: true };
+                    return Redeemed { result: Err(failure), own, about: About::Target };
                 }
-                (Ending::Failed(failure), _) => {
-                    return Redeemed { result: Err(failure), own, target_alone: false };
+                (Ending::Failed(failure), refused) => {
+                    return Redeemed { result: Err(failure), own, about: About::after(refused) };
                 }
             }
         }
         let failure = Failure::new(Reason::GrantInDoubt, "the grant's own request has not settled it");
-        Redeemed { result: Err(failure.retry_after(BACK_OFF)), own, target_alone: false }
+        Redeemed { result: Err(failure.retry_after(BACK_OFF)), own, about: About::after(refused) }
     }
 
     /// Decides which request comes next, before anything is opened or written.

@@ -14,7 +14,7 @@ use crate::domain::scope::Target;
 use crate::entropy;
 use crate::idp::TokenAnswer;
 
-use super::attempt::Redeemed;
+use super::attempt::{About, Redeemed};
 use super::cache::{IssuedToken, TokenCache};
 use super::ending::Renewal;
 use super::parts::Parts;
@@ -53,14 +53,21 @@ impl Memory {
 
     /// Takes in what became of a redemption, and hands on the token it brought.
     pub(super) fn keep(&self, asked: &Asked<'_>, redeemed: Redeemed) -> Result<Arc<IssuedToken>, Failure> {
-        let Redeemed { result, own, target_alone } = redeemed;
+        let Redeemed { result, own, about } = redeemed;
         if let Some(own) = own {
             // An access token is welcome here, not needed.
             let _ = self.remember(&Asked { target: &Target::default(), ..*asked }, own);
         }
         let result = result.and_then(|renewal| self.remember(asked, renewal));
         if let Err(failure) = &result {
-            self.failed(asked, failure, target_alone);
+            match &about {
+                About::Grant => self.failed(asked, failure),
+                About::Target => self.refused(asked, failure),
+                About::Both(refused) => {
+                    self.refused(asked, refused);
+                    self.failed(asked, failure);
+                }
+            }
         }
         result
     }
@@ -79,16 +86,23 @@ impl Memory {
         }
     }
 
-    fn failed(&self, asked: &Asked<'_>, failure: &Failure, target_alone: bool) {
+    /// What the provider says to a choice binds that choice, also when the grant
+    /// itself could not be asked after it.
+    fn refused(&self, asked: &Asked<'_>, failure: &Failure) {
+        let Asked { key, target, caller, .. } = *asked;
+        let costs_a_request = self.minds_a_second_use(key);
+        self.cache.remember_refused(key, target, caller, failure, costs_a_request, self.parts.clock.now());
+    }
+
+    fn failed(&self, asked: &Asked<'_>, failure: &Failure) {
         let Asked { key, target, caller, .. } = *asked;
         let (reason, now) = (failure.reason(), self.parts.clock.now());
         if matches!(reason, Reason::GrantRevoked | Reason::GrantLost | Reason::IssuerChanged) {
             // Proven dead: what is left in memory goes with it.
             self.cache.forget(key);
         }
-        if target_alone || reason == Reason::ScopeNotGranted {
-            let costs_a_request = target_alone && self.minds_a_second_use(key);
-            self.cache.remember_refused(key, target, caller, failure, costs_a_request, now);
+        if reason == Reason::ScopeNotGranted {
+            self.cache.remember_refused(key, target, caller, failure, false, now);
         } else if remembered(reason) {
             self.cache.remember_negative(key, failure, now);
         }

@@ -140,6 +140,27 @@ async fn a_refused_choice_is_followed_by_one_request_and_no_probe_besides() {
     assert_eq!(stand.describe("ada").await.generation, 2);
 }
 
+/// Otherwise one caller that repeats it takes the grant from all others, one pause
+/// after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_choice_is_remembered_though_the_grant_could_not_be_asked() {
+    let stand = Kind::Strict.stand().await;
+    stand.advance(TOKENS_EXPIRED);
+    let mut busy = Fault::error(400, "temporarily_unavailable");
+    if let Fault::Status { retry_after, .. } = &mut busy {
+        *retry_after = Some(17);
+    }
+    stand.provider.fault_when(with_scope("files.read"), busy, usize::MAX);
+    let choose = async || stand.token_with("ada", |r| r.scopes = vec!["files.read".into()]).await.refused();
+    let before = stand.token_requests();
+    assert_eq!(choose().await.reason, "GRANT_IN_DOUBT");
+    stand.advance(Duration::from_secs(20));
+    assert_eq!(choose().await.reason, "PROVIDER_UNAVAILABLE");
+    assert_eq!(stand.token_requests(), before + 1, "nobody asks a second time");
+    stand.token("ada").await.unwrap();
+    assert_eq!(stand.token_requests(), before + 2);
+}
+
 /// Such a provider spends the token before it looks at the scopes. Only the
 /// grant's own request can tell, and then it is said aloud, once.
 #[tokio::test(flavor = "multi_thread")]

@@ -116,10 +116,10 @@ impl Ended<'_> {
     /// A refusal of what a caller chose. It never ends the grant.
     fn target_refused(&self, refused: &Refused) -> Advanced {
         let unhelpful = self.state.unhelpful;
+        // Nobody else waits for one caller's choice; a pause that the provider
+        // asks for on its own behalf is kept all the same.
+        let pause = refused.retry_after.filter(|_| refused.says == Says::Outage);
         if refused.proves_unused || self.profile.reuse == Reuse::Tolerated {
-            // Nobody else waits for one caller's choice; a pause that the
-            // provider asks for is kept all the same.
-            let pause = refused.retry_after.filter(|_| refused.says == Says::Outage);
             let alert = (refused.says == Says::ClientRejected).then_some(Alert::ClientRejected);
             return self.unused(pause, unhelpful, alert);
         }
@@ -136,9 +136,7 @@ impl Ended<'_> {
         let grant = GrantState::InDoubt {
             attempt: self.attempt.clone(),
             cause,
-            // A pause that is asked for is kept, as far as others can wait for one
-            // caller's choice.
-            probe_after: self.now.plus(refused.retry_after.unwrap_or_default().min(HARD_LIMIT)),
+            probe_after: self.now.plus(pause.unwrap_or_default().min(HARD_LIMIT)),
         };
         self.moved(grant, None, unhelpful, None)
     }

@@ -278,10 +278,17 @@ fn after_a_refused_choice_the_grants_own_request_follows_at_once() {
 
 #[test]
 fn a_pause_asked_for_with_a_refused_choice_is_kept_for_a_while_and_no_longer() {
-    for (asked, kept) in [(17, 17), (3600, HARD_LIMIT.as_secs())] {
-        let pause = Some(Duration::from_secs(asked));
-        let slow = Refused { says: Says::Outage, proves_unused: false, complete: true, retry_after: pause };
-        let end = End::Refused(slow);
+    let longest = HARD_LIMIT.as_secs();
+    // A refusal is no outage, whatever pause is named beside it.
+    let cases = [
+        (Says::Outage, 17, 17),
+        (Says::Outage, 3600, longest),
+        (Says::Nothing, 17, 0),
+        (interaction(), 17, 0),
+    ];
+    for (says, asked, kept) in cases {
+        let retry_after = Some(Duration::from_secs(asked));
+        let end = End::Refused(Refused { says, proves_unused: false, complete: true, retry_after });
         let (state, _) = moved(&sending(1, Asks::Target), 1, &end, &Profile::strict(), NOW);
         assert_eq!(probe_time(&state), NOW.plus(Duration::from_secs(kept)));
         assert!(matches!(state.grant, GrantState::InDoubt { cause: DoubtCause::TargetRefused, .. }));
