@@ -17,6 +17,7 @@
 //! - [`cache`], `memory`, [`gate`], [`flight`]: access tokens in memory, tenants in and out
 //!   of service, one owner per grant and turns for all;
 //! - `sealer`: what must not be lost is sealed and written until it is durable;
+//! - `probes`: which probes are under way;
 //! - [`failures`]: what each end of an attempt is to its caller;
 //! - [`record`], `marks`, `parts`: audit entries, keyed hashes, what all work with.
 
@@ -39,6 +40,7 @@ mod keeping;
 mod marks;
 mod memory;
 mod parts;
+mod probes;
 mod revocation;
 mod sealer;
 mod target;

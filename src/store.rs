@@ -105,7 +105,7 @@ pub struct GrantCursor {
 /// Where a batch of due grants begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DueCursor {
-    /// `next_refresh_at` of the last one.
+    /// `next_refresh_at` of the last one, or when its attempt began.
     pub at: Timestamp,
     /// Its identifier.
     pub grant: GrantId,
@@ -254,11 +254,13 @@ pub trait Store: Send + Sync + 'static {
     /// Enrolments that are open; at start, those of a dead process.
     async fn open_enrolments(&self) -> Result<Vec<OpenEnrolment>, StoreError>;
     /// Grants in doubt whose `probe_after` has come, and grants that have been
-    /// SENDING since before `orphaned_before`.
+    /// SENDING since before `orphaned_before`, those that began first, after
+    /// `after`.
     async fn due_probes(
         &self,
         now: Timestamp,
         orphaned_before: Timestamp,
+        after: Option<DueCursor>,
         limit: u32,
     ) -> Result<Vec<Grant>, StoreError>;
 

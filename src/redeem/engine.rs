@@ -24,6 +24,7 @@ use super::gate::{Gates, Pass};
 use super::marks;
 use super::memory::{Asked, Memory};
 use super::parts::Parts;
+use super::probes::Probes;
 use super::record::Origin;
 use super::recovery::{Recovered, Recovery};
 use super::revocation::Revocations;
@@ -50,6 +51,7 @@ pub struct Redeemer {
     memory: Memory,
     gates: Arc<Gates>,
     locks: GrantLocks,
+    probes: Probes,
     flights: Arc<Flights<(GrantKey, Target, CallerId), Fetched>>,
     tasks: TaskTracker,
 }
@@ -90,6 +92,7 @@ impl Redeemer {
             parts,
             gates: Arc::default(),
             locks: GrantLocks::default(),
+            probes: Probes::default(),
             flights: Arc::default(),
             tasks: TaskTracker::new(),
         }
@@ -199,38 +202,42 @@ impl Redeemer {
         self.recovery.recover().await
     }
 
-    /// Probes the unknown outcomes whose time has come, and gives up the imports
-    /// whose time is over; returns how many were probed.
+    /// Begins to probe the unknown outcomes whose time has come, and gives up the
+    /// imports whose time is over; returns how many probes were begun.
     ///
     /// # Errors
     ///
     /// When the store cannot be read.
     pub async fn probe_due(&self) -> Result<usize, StoreError> {
-        let due = self.recovery.due(self.memory.cache()).await?;
-        let origin = Origin::recovery();
-        let probes = due.iter().map(|grant| self.probe(&grant.key, &origin));
-        // Each outcome is in the store, the audit and the log.
-        let outcomes = futures_util::future::join_all(probes).await;
+        let due = self.recovery.due(self.memory.cache(), &self.probes).await?;
+        let begun = due.len();
+        for (grant, probing) in due {
+            let this = self.clone();
+            self.tasks.spawn(async move {
+                // Each outcome is in the store, the audit and the log.
+                let failed = this.probe(&grant.key).await.is_err();
+                if failed && this.parts.store.grant(&grant.key).await.is_ok_and(|now| now == Some(grant)) {
+                    probing.put_off(this.parts.clock.now());
+                }
+            });
+        }
         self.enrolments.sweep().await?;
-        Ok(outcomes.len())
+        Ok(begun)
     }
 
     /// One probe. Whoever came first may have settled the outcome meanwhile: then
     /// nothing is left to ask.
-    async fn probe(&self, key: &GrantKey, origin: &Origin) -> Result<(), Failure> {
-        let (this, key, origin) = (self.clone(), key.clone(), origin.clone());
-        self.detached(async move {
-            let lock = this.locks.lock(&key, &origin.caller).await;
-            let epoch = this.gates.enter(&key.tenant, &*this.parts.store).await?.epoch;
-            let grant = this.parts.store.grant(&key).await?;
-            let is_open =
-                |grant: Grant| matches!(grant.state, GrantState::Sending(_) | GrantState::InDoubt { .. });
-            if !grant.is_some_and(is_open) {
-                return Ok(());
-            }
-            this.redeem(&lock, &key, &Target::default(), epoch, &origin).await.map(drop)
-        })
-        .await
+    async fn probe(&self, key: &GrantKey) -> Result<(), Failure> {
+        let origin = Origin::recovery();
+        let lock = self.locks.lock(key, &origin.caller).await;
+        let epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
+        let grant = self.parts.store.grant(key).await?;
+        let is_open =
+            |grant: Grant| matches!(grant.state, GrantState::Sending(_) | GrantState::InDoubt { .. });
+        if !grant.is_some_and(is_open) {
+            return Ok(());
+        }
+        self.redeem(&lock, key, &Target::default(), epoch, &origin).await.map(drop)
     }
 
     /// Tokens in memory, for those that must make them go.

@@ -15,18 +15,20 @@ use crate::domain::profile::Reuse;
 use crate::domain::protocol::bounds::{HARD_LIMIT, SEND_WITHIN};
 use crate::domain::scope::ScopeSet;
 use crate::idp::{Client, TokenAnswer};
-use crate::store::{Enrolment, EnrolmentKind, EnrolmentStage, OpenAttempt, OpenEnrolment, StoreError};
+use crate::store::{
+    DueCursor, Enrolment, EnrolmentKind, EnrolmentStage, OpenAttempt, OpenEnrolment, StoreError,
+};
 
-use super::attempt::{InFlight, wait_for_served};
+use super::attempt::{InFlight, check_issuer, wait_for_served};
 use super::cache::TokenCache;
 use super::ending::{Endings, recovery_record};
 use super::enrolment::{Enrolments, enrolment_record};
 use super::identity::{Identity, identify};
 use super::parts::Parts;
+use super::probes::{Probes, Probing};
 use super::record::Origin;
 
-/// Most probes at once, of those looked at.
-const PROBES: usize = 64;
+/// Most open attempts in one look; the next goes on after them.
 const LOOKED_AT: u32 = 4096;
 
 /// Age at which a sending attempt cannot have a task any more.
@@ -175,17 +177,37 @@ impl Recovery {
             && matches!(identify(client, &enrolment.key, answer).await, Identity::Proven)
     }
 
-    /// The grants whose unknown outcome may be probed now, by nobody else.
-    pub(super) async fn due(&self, memory: &TokenCache) -> Result<Vec<Grant>, StoreError> {
+    /// The grants whose unknown outcome may be probed now, by nobody else, with
+    /// their places.
+    pub(super) async fn due(
+        &self,
+        memory: &TokenCache,
+        probes: &Probes,
+    ) -> Result<Vec<(Grant, Probing)>, StoreError> {
         let now = self.parts.clock.now();
-        let due = self.parts.store.due_probes(now, now.minus(ORPHANED), LOOKED_AT).await?;
+        let due = self.parts.store.due_probes(now, now.minus(ORPHANED), probes.after(), LOOKED_AT).await?;
+        let is_full = u32::try_from(due.len()).is_ok_and(|found| found == LOOKED_AT);
+        probes.go_on_after(due.last().filter(|_| is_full).and_then(cursor));
         let may_probe = |grant: &Grant| {
             !is_asked_about(grant, now)
                 && self.parts.idp.client(&grant.key.client).is_some_and(|client| {
-                    wait_for_served(client, grant, memory.last_expiry(&grant.key), now).is_none()
+                    check_issuer(client, grant).is_ok()
+                        && wait_for_served(client, grant, memory.last_expiry(&grant.key), now).is_none()
                 })
         };
-        Ok(due.into_iter().filter(may_probe).take(PROBES).collect())
+        let begin = |grant: Grant| probes.begin(&grant.key, now).map(|probing| (grant, probing));
+        Ok(due.into_iter().filter(may_probe).filter_map(begin).collect())
+    }
+}
+
+fn cursor(grant: &Grant) -> Option<DueCursor> {
+    match &grant.state {
+        GrantState::Sending(attempt) | GrantState::InDoubt { attempt, .. } => {
+            Some(DueCursor { at: attempt.started_at, grant: grant.id })
+        }
+        GrantState::Active | GrantState::Revoked | GrantState::Lost { .. } | GrantState::Reauth { .. } => {
+            None
+        }
     }
 }
 

@@ -256,9 +256,12 @@ impl Store for SqliteStore {
         &self,
         now: Timestamp,
         orphaned_before: Timestamp,
+        after: Option<DueCursor>,
         limit: u32,
     ) -> Result<Vec<Grant>, StoreError> {
-        self.db.read("find due probes", move |c| attempts::due_probes(c, now, orphaned_before, limit)).await
+        self.db
+            .read("find due probes", move |c| attempts::due_probes(c, now, orphaned_before, after, limit))
+            .await
     }
 
     async fn due_refreshes(

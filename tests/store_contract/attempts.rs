@@ -8,7 +8,7 @@ use obo_vault::domain::grant::{
 use obo_vault::domain::profile::Profile;
 use obo_vault::domain::protocol::{Advanced, AttemptRef, End, Refusal, Says};
 use obo_vault::domain::scope::Claims;
-use obo_vault::store::{Advance, AdvanceRefused, AnswerOf, Claim, ClaimRefused};
+use obo_vault::store::{Advance, AdvanceRefused, AnswerOf, Claim, ClaimRefused, DueCursor};
 use uuid::Uuid;
 
 use crate::Make;
@@ -351,14 +351,16 @@ pub(crate) async fn probes_are_due_after_their_time(make: Make) {
         grants.push(grant);
     }
     // Each is due 125 s after its claim at `at(n)`.
-    let due = |now: i64, limit| store.due_probes(at(125_000 + now), at(4), limit);
+    let due = |now: i64, limit| store.due_probes(at(125_000 + now), at(4), None, limit);
     assert_eq!(due(1, 9).await.unwrap(), [], "a probe at its very moment is too early");
     assert_eq!(due(2, 9).await.unwrap(), grants[..1]);
     assert_eq!(due(1000, 2).await.unwrap(), grants[..2]);
     assert_eq!(due(1000, 9).await.unwrap(), grants[..3], "one whose task may be alive");
-    assert_eq!(store.due_probes(at(0), at(5), 9).await.unwrap(), grants[3..], "one that nobody owns");
+    assert_eq!(store.due_probes(at(0), at(5), None, 9).await.unwrap(), grants[3..], "one that nobody owns");
+    let after = Some(DueCursor { at: at(1), grant: grants[0].id });
+    assert_eq!(store.due_probes(at(126_000), at(4), after, 1).await.unwrap(), grants[1..2], "the next page");
     store.schedule_purge(&acme(), at(100)).await.unwrap().unwrap();
-    let closed = store.due_probes(at(1_000_000), at(1000), 9).await.unwrap();
+    let closed = store.due_probes(at(1_000_000), at(1000), None, 9).await.unwrap();
     assert_eq!(closed, [], "of a tenant out of service");
 }
 

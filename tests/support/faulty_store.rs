@@ -224,7 +224,8 @@ delegate! {
             -> Result<Option<Grant>, StoreError>;
         read open_attempts() -> Result<Vec<OpenAttempt>, StoreError>;
         read open_enrolments() -> Result<Vec<OpenEnrolment>, StoreError>;
-        read due_probes(now: Timestamp, orphaned_before: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError>;
+        read due_probes(now: Timestamp, orphaned_before: Timestamp, after: Option<DueCursor>, limit: u32)
+            -> Result<Vec<Grant>, StoreError>;
         read due_refreshes(now: Option<Timestamp>, after: Option<DueCursor>, limit: u32)
             -> Result<Vec<Grant>, StoreError>;
         read count_due_refreshes(now: Option<Timestamp>) -> Result<u64, StoreError>;

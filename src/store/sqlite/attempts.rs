@@ -10,7 +10,8 @@ use crate::domain::key::KeyVersion;
 use crate::domain::protocol::{self, Advanced, End, State};
 use crate::seal::Sealed;
 use crate::store::{
-    Advance, AdvanceRefused, AnswerOf, Claim, ClaimRefused, OpenAttempt, Renewed, SealedGrant, Settled,
+    Advance, AdvanceRefused, AnswerOf, Claim, ClaimRefused, DueCursor, OpenAttempt, Renewed, SealedGrant,
+    Settled,
 };
 
 use super::db::Connection;
@@ -206,14 +207,18 @@ pub(super) fn due_probes(
     c: &Connection,
     now: Timestamp,
     orphaned_before: Timestamp,
+    after: Option<DueCursor>,
     limit: u32,
 ) -> Result<Vec<Grant>> {
+    let (after_at, after_grant) =
+        after.map_or((i64::MIN, Vec::new()), |after| (after.at.0, after.grant.0.as_bytes().to_vec()));
     c.prepare_cached(&format!(
         "SELECT {GRANT_COLUMNS} FROM attempt a JOIN grants g ON a.grant_id = g.id JOIN tenant t ON t.id = g.tenant
          WHERE t.state = 'ACTIVE' AND (
              (g.status = 'IN_DOUBT' AND a.probe_after < ?1) OR (g.status = 'SENDING' AND a.started_at < ?2))
-         ORDER BY a.started_at LIMIT ?3"
+             AND (a.started_at, g.id) > (?3, ?4)
+         ORDER BY a.started_at, g.id LIMIT ?5"
     ))?
-    .query_map((now.0, orphaned_before.0, limit), rows::grant)?
+    .query_map((now.0, orphaned_before.0, after_at, after_grant, limit), rows::grant)?
     .collect()
 }
