@@ -217,7 +217,7 @@ impl Redeemer {
                 // Each outcome is in the store, the audit and the log.
                 let failed = this.probe(&grant.key).await.is_err();
                 if failed && this.parts.store.grant(&grant.key).await.is_ok_and(|now| now == Some(grant)) {
-                    probing.put_off(this.parts.clock.now());
+                    probing.postpone(this.parts.clock.now());
                 }
             });
         }

@@ -1,4 +1,4 @@
-//! Which probes are under way, and which are put off. A look at what is due waits
+//! Which probes are under way, and which are postponed. A look at what is due waits
 //! for none of them: a provider that hangs, or a grant that is being used, holds
 //! no other up, and what cannot be probed keeps no place from what can.
 
@@ -14,9 +14,9 @@ use crate::store::DueCursor;
 /// Most probes of one client at once.
 const PER_CLIENT: usize = 64;
 
-/// How long a grant is put off whose probe failed before it claimed anything:
+/// How long a grant is postponed whose probe failed before it claimed anything:
 /// its token does not open, its tenant or a file of the vault is out of reach.
-const PUT_OFF: Duration = Duration::from_secs(60);
+const POSTPONED_FOR: Duration = Duration::from_secs(60);
 
 /// The probes of this process; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +28,7 @@ pub(super) struct Probes {
 struct Known {
     under_way: HashSet<GrantKey>,
     per_client: HashMap<ClientId, usize>,
-    put_off: HashMap<GrantKey, Timestamp>,
+    postponed: HashMap<GrantKey, Timestamp>,
     /// Where the next look goes on, when the last one did not see the end.
     after: Option<DueCursor>,
 }
@@ -41,13 +41,13 @@ pub(super) struct Probing {
 }
 
 impl Probes {
-    /// `None`: it is under way already, it is put off, or its client has as many
+    /// `None`: it is under way already, it is postponed, or its client has as many
     /// as it may.
     pub(super) fn begin(&self, key: &GrantKey, now: Timestamp) -> Option<Probing> {
         let mut known = self.known();
-        known.put_off.retain(|_, until| *until > now);
+        known.postponed.retain(|_, until| *until > now);
         let count = known.per_client.get(&key.client).copied().unwrap_or(0);
-        if count >= PER_CLIENT || known.put_off.contains_key(key) || !known.under_way.insert(key.clone()) {
+        if count >= PER_CLIENT || known.postponed.contains_key(key) || !known.under_way.insert(key.clone()) {
             return None;
         }
         known.per_client.insert(key.client.clone(), count + 1);
@@ -71,8 +71,8 @@ impl Probes {
 
 impl Probing {
     /// It failed and changed nothing, and would do the same again at once.
-    pub(super) fn put_off(self, now: Timestamp) {
-        self.probes.known().put_off.insert(self.key.clone(), now.plus(PUT_OFF));
+    pub(super) fn postpone(self, now: Timestamp) {
+        self.probes.known().postponed.insert(self.key.clone(), now.plus(POSTPONED_FOR));
     }
 }
 
@@ -119,12 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_before_its_claim_is_put_off_for_a_while() {
+    fn what_fails_before_its_claim_is_postponed_for_a_while() {
         let probes = Probes::default();
-        probes.begin(&key("c", 1), NOW).unwrap().put_off(NOW);
+        probes.begin(&key("c", 1), NOW).unwrap().postpone(NOW);
         assert!(probes.begin(&key("c", 1), NOW).is_none());
         assert!(probes.begin(&key("c", 2), NOW).is_some(), "its place is free");
-        assert!(probes.begin(&key("c", 1), NOW.plus(PUT_OFF)).is_some());
-        assert!(probes.known().put_off.is_empty());
+        assert!(probes.begin(&key("c", 1), NOW.plus(POSTPONED_FOR)).is_some());
+        assert!(probes.known().postponed.is_empty());
     }
 }
