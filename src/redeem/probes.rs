@@ -45,9 +45,11 @@ impl Probes {
     /// as it may.
     pub(super) fn begin(&self, key: &GrantKey, now: Timestamp) -> Option<Probing> {
         let mut known = self.known();
-        known.postponed.retain(|_, until| *until > now);
         let count = known.per_client.get(&key.client).copied().unwrap_or(0);
-        if count >= PER_CLIENT || known.postponed.contains_key(key) || !known.under_way.insert(key.clone()) {
+        if count >= PER_CLIENT
+            || known.postponed.get(key).is_some_and(|until| *until > now)
+            || !known.under_way.insert(key.clone())
+        {
             return None;
         }
         known.per_client.insert(key.client.clone(), count + 1);
@@ -60,8 +62,10 @@ impl Probes {
     }
 
     /// Where the one after this begins; `None`: at the oldest again.
-    pub(super) fn go_on_after(&self, after: Option<DueCursor>) {
-        self.known().after = after;
+    pub(super) fn go_on_after(&self, after: Option<DueCursor>, now: Timestamp) {
+        let mut known = self.known();
+        known.after = after;
+        known.postponed.retain(|_, until| *until > now);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -125,6 +129,7 @@ mod tests {
         assert!(probes.begin(&key("c", 1), NOW).is_none());
         assert!(probes.begin(&key("c", 2), NOW).is_some(), "its place is free");
         assert!(probes.begin(&key("c", 1), NOW.plus(POSTPONED_FOR)).is_some());
+        probes.go_on_after(None, NOW.plus(POSTPONED_FOR));
         assert!(probes.known().postponed.is_empty());
     }
 }

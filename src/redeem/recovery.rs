@@ -187,7 +187,7 @@ impl Recovery {
         let now = self.parts.clock.now();
         let due = self.parts.store.due_probes(now, now.minus(ORPHANED), probes.after(), LOOKED_AT).await?;
         let is_full = u32::try_from(due.len()).is_ok_and(|found| found == LOOKED_AT);
-        probes.go_on_after(due.last().filter(|_| is_full).and_then(cursor));
+        probes.go_on_after(due.last().filter(|_| is_full).and_then(cursor), now);
         let may_probe = |grant: &Grant| {
             !is_asked_about(grant, now)
                 && self.parts.idp.client(&grant.key.client).is_some_and(|client| {
