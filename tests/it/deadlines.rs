@@ -1,7 +1,7 @@
 //! Callers' deadlines, as a caller sees them who leaves the clock to the vault.
 
 use obo_vault::client::{Address, Client};
-use obo_vault::demo::provider::{Fault, Gate, Options};
+use obo_vault::demo::provider::Options;
 use obo_vault::demo::stand::Settings;
 use obo_vault::proto::token_service_client::TokenServiceClient;
 use obo_vault::proto::{CreateTenantRequest, DescribeGrantRequest, GrantState};
@@ -18,8 +18,7 @@ async fn a_deadline_that_passes_is_called_that_and_the_work_goes_on() {
     client.tenants.create_tenant(CreateTenantRequest { tenant: TENANT.into() }).await.unwrap();
     client.grants.exchange_on_behalf_of(stand.exchange_request("ada")).await.unwrap();
     stand.advance(TOKENS_EXPIRED);
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
 
     // tonic's own client has a timer that fires at about the same time. A bare
     // connection has none: what it gets is what the vault says.

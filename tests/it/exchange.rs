@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use obo_vault::demo::provider::{Fault, Gate, Options, UserClaims};
+use obo_vault::demo::provider::{Fault, Options, UserClaims};
 use obo_vault::demo::stand::Settings;
 use obo_vault::proto::{self, GrantState};
 use tonic::Code;
@@ -222,8 +222,7 @@ async fn oddities_of_an_answer_do_not_cost_the_refresh_token() {
 async fn an_exchange_goes_on_when_its_caller_leaves() {
     let stand = Stand::new().await;
     stand.tenant().await;
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let request = stand.exchange_request("ada");
     let mut client = stand.client("web").await;
     let call = tokio::spawn(async move { client.grants.exchange_on_behalf_of(request).await });

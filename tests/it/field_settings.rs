@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use obo_vault::clock::{Clock as _, ShiftedClock};
-use obo_vault::demo::provider::{DevProvider, Fault, Gate, Options, Stats};
+use obo_vault::demo::provider::{DevProvider, Fault, Options, Stats};
 use obo_vault::entropy::OsEntropy;
 use obo_vault::proto::{ExchangeOnBehalfOfRequest, Grant, GrantState, ImportGrantRequest};
 use tonic::Code;
@@ -381,8 +381,7 @@ async fn an_import_repeated_while_it_is_under_way_sends_one_request() {
     let stand = Stand::with(Kind::Strict.options(), Kind::Strict.settings()).await;
     stand.tenant().await;
     let token = stand.minted("ada");
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let before = stand.token_requests();
     let mut client = stand.client("web").await;
     let request = import_request("ada", &token);
@@ -432,8 +431,7 @@ async fn subjects_that_differ_in_case_are_two_users() {
 async fn a_newer_consent_is_not_overwritten_by_an_older_refresh() {
     let stand = Kind::Strict.stand().await;
     stand.advance(TOKENS_EXPIRED);
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let asking = stand.ask("ada").await;
     gate.reached(1).await;
     let request = stand.exchange_request("ada");

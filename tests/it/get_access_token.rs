@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use obo_vault::demo::provider::{Fault, Gate, Options};
+use obo_vault::demo::provider::Options;
 use obo_vault::demo::stand::{POLICY, Settings};
 use obo_vault::proto::{CreateTenantRequest, GrantState};
 use tonic::Code;
@@ -184,8 +184,7 @@ async fn a_token_is_refreshed_ahead_once_and_only_when_somebody_asks() {
 async fn a_caller_that_cancels_loses_nothing() {
     let stand = ready("ada").await;
     stand.advance(TOKENS_EXPIRED);
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let mut client = stand.client("mail").await;
     let call = tokio::spawn(async move { client.tokens.get_access_token(token_request("ada")).await });
     gate.reached(1).await;
@@ -205,8 +204,7 @@ async fn a_caller_that_cancels_loses_nothing() {
 async fn a_caller_whose_deadline_passes_loses_nothing() {
     let stand = ready("ada").await;
     stand.advance(TOKENS_EXPIRED);
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let mut request = tonic::Request::new(token_request("ada"));
     request.set_timeout(Duration::from_millis(200));
     let late = stand.client("mail").await.tokens.get_access_token(request).await.unwrap_err();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use obo_vault::client::Client;
+use obo_vault::demo::provider::{Fault, Gate};
 use obo_vault::domain::id::TenantId;
 use obo_vault::proto;
 use obo_vault::store::sqlite::{SqliteKeyStore, SqliteStore};
@@ -84,6 +85,14 @@ impl Stand {
         let request = proto::PurgeTenantNowRequest { tenant: TENANT.into(), confirm: confirm.into() };
         let answer = self.client("purger").await.tenants.purge_tenant_now(request).await;
         answer.map(tonic::Response::into_inner)
+    }
+
+    /// The provider takes the next request, and answers it when the gate is
+    /// released.
+    pub(crate) fn hang(&self) -> Gate {
+        let gate = Gate::new();
+        self.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+        gate
     }
 
     /// Asks for a user's token without waiting for it.

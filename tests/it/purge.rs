@@ -69,8 +69,7 @@ async fn tokens_from_before_a_purge_are_not_served_after_its_restore() {
 
     // Nor is one that was on its way during all of it.
     stand.advance(TOKENS_EXPIRED);
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let asking = stand.ask("ada").await;
     gate.reached(1).await;
     stand.schedule_purge(HOUR).await;
@@ -219,8 +218,7 @@ async fn a_late_answer_is_revoked_and_never_stored() {
 async fn a_late_intake_is_revoked_and_never_stored() {
     let mut stand = Stand::new().await;
     stand.tenant().await;
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let (mut client, request) = (stand.client("web").await, stand.exchange_request("ada"));
     let intake = tokio::spawn(async move { client.grants.exchange_on_behalf_of(request).await });
     gate.reached(1).await;
@@ -241,8 +239,7 @@ async fn an_answer_during_a_scheduled_purge_is_kept_for_a_restore() {
     stand.tenant().await;
     stand.grant("ada").await;
     stand.advance(TOKENS_EXPIRED);
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let asking = stand.ask("ada").await;
     gate.reached(1).await;
     stand.schedule_purge(HOUR).await;

@@ -102,8 +102,7 @@ async fn a_key_that_is_old_enough_gets_a_new_version_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_one_run_at_a_time_and_all_who_ask_join_it() {
     let stand = stand("", "", &["ada"]).await;
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let client = stand.client("rotator").await;
     let mut streams = join_all((0..20).map(|_| start_rotation(client.clone(), true, true))).await;
     gate.reached(1).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use obo_vault::demo::provider::{Fault, Gate};
+use obo_vault::demo::provider::Fault;
 use obo_vault::proto::GrantState;
 use tonic::Code;
 
@@ -20,8 +20,7 @@ async fn a_caller_is_sent_away_after_a_while_and_the_redemption_goes_on() {
     stand.tenant().await;
     stand.grant("ada").await;
     stand.advance(TOKENS_EXPIRED);
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     let refusal = stand.token("ada").await.refused();
     assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unavailable, "GRANT_IN_DOUBT"));
     assert!(refusal.retry.is_some_and(|delay| delay.as_secs() <= 5), "{refusal:?}");
@@ -46,8 +45,7 @@ async fn a_probe_that_hangs_holds_no_other_up() {
         assert_eq!(stand.token(user).await.refused().reason, "GRANT_IN_DOUBT");
     };
     doubt("ada").await;
-    let gate = Gate::new();
-    stand.provider.script(Fault::Hang { consume: true, gate: gate.clone() }, 1);
+    let gate = stand.hang();
     stand.advance(HARMLESS);
     gate.reached(1).await;
     doubt("bob").await;
