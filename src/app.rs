@@ -156,7 +156,7 @@ impl App {
             options: grpc::Options {
                 max_message_bytes: config.server.max_message_bytes,
                 reflection: config.server.reflection,
-                create_tenant_at_intake: config.tenants.create_at_first_intake,
+                create_tenant_at_enrolment: config.tenants.create_at_first_intake,
             },
             timetable: Timetable {
                 expression: config.rotation.schedule.clone(),

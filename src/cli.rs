@@ -51,7 +51,7 @@ pub enum Exit {
     NotFound = 5,
     /// The user, or an operator, must act first.
     MustAct = 6,
-    /// Not possible at the moment.
+    /// Not possible right now.
     TryAgain = 7,
     /// `audit verify` or `policy check` found a fault.
     VerificationFailed = 8,
@@ -74,7 +74,7 @@ Exit codes:
   4  the caller is not known, or may not do that
   5  what was named does not exist
   6  the user, or an operator, must act first
-  7  not possible at the moment: try again
+  7  not possible right now: try again
   8  `audit verify` or `policy check` found a fault
   9  a value is not valid, or what was to be made exists";
 

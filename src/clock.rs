@@ -1,29 +1,29 @@
 //! The only place that reads the time (invariant 7). Everything else is given
-//! a [`Clock`], or the moment itself.
+//! a [`Clock`], or the time itself.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-/// A moment: milliseconds since 1970-01-01T00:00:00Z.
+/// A timestamp: milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// This moment and `span` more; saturates.
+    /// This time and `span` more; saturates.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// This moment and `span` less; saturates.
+    /// This time and `span` less; saturates.
     #[must_use]
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long from `earlier` to this moment; zero when it is not later.
+    /// How long from `earlier` to this time; zero when it is not later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

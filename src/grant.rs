@@ -1,6 +1,6 @@
 //! Grants: take them in, look at them, end them.
 //!
-//! An intake by on-behalf-of begins with a user's token that nobody has checked
+//! An enrolment by on-behalf-of begins with a user's token that nobody has checked
 //! yet: [`GrantService::verify`] checks it, and only then is there a tenant and
 //! a subject that a policy can speak of.
 
@@ -16,7 +16,7 @@ use crate::domain::id::{ClientId, SubjectId};
 use crate::domain::reason::Reason;
 use crate::idp::{AssertionError, Idp, VerifiedUser};
 use crate::redeem::enrolment::{Order, Source};
-use crate::redeem::gate::as_unknown_grant;
+use crate::redeem::guard::as_unknown_grant;
 use crate::redeem::{Origin, Redeemer};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
 use crate::store::{GrantCursor, Store};

@@ -54,8 +54,8 @@ pub struct Options {
     pub max_message_bytes: usize,
     /// Whether reflection is served.
     pub reflection: bool,
-    /// Whether a tenant is made at the first intake of one of its users.
-    pub create_tenant_at_intake: bool,
+    /// Whether a tenant is made at the first enrolment of one of its users.
+    pub create_tenant_at_enrolment: bool,
 }
 
 type Layers = Stack<status::DescribeLayer, Stack<deadline::DeadlineLayer, Identity>>;
@@ -78,7 +78,7 @@ pub fn router(
         pipeline: Arc::clone(pipeline),
         pages: pages.clone(),
         service: grant,
-        tenants: options.create_tenant_at_intake.then(|| tenant.clone()),
+        tenants: options.create_tenant_at_enrolment.then(|| tenant.clone()),
     };
     let tenants = tenants::Tenants { pipeline: Arc::clone(pipeline), pages: pages.clone(), service: tenant };
     let rotations = rotations::Rotations { pipeline: Arc::clone(pipeline), service: rotation };

@@ -12,7 +12,7 @@
 //! - `spec`: what the configuration says, and the checks on it;
 //! - `wire`: the request: its fields, their order, the claims;
 //! - `proof`: how a client proves itself;
-//! - `send`: one POST and no more; `gate`: the last look before its first byte;
+//! - `send`: one POST and no more; `presend`: the deadline check before its first byte;
 //! - `body`, `coding`, `form`: what of an answer arrived, and what it reads as;
 //! - `fields`: the fields of a JSON object, as far as it is one;
 //! - `answer`: the raw answer, and reading tokens out of it;
@@ -28,8 +28,8 @@ mod classify;
 mod coding;
 mod fields;
 mod form;
-mod gate;
 mod keys;
+mod presend;
 mod proof;
 mod provider;
 mod send;

@@ -272,7 +272,7 @@ impl Keyring {
     ///
     /// [`KeyringError::Store`]; the tenant stays out of use, call again.
     pub async fn destroy_tenant(&self, tenant: &TenantId) -> Result<u32, KeyringError> {
-        self.cache.bury(tenant);
+        self.cache.tombstone(tenant);
         Ok(self.store.destroy_tenant(tenant, self.clock.now()).await?)
     }
 

@@ -20,7 +20,7 @@ pub enum RedemptionOutcome {
     InDoubt,
     /// The provider refused the token on its first use.
     Revoked,
-    /// The provider refused the token after a doubt.
+    /// The provider refused the token after an unknown outcome.
     Lost,
     /// The provider wants the user to act.
     Reauth,
@@ -168,7 +168,7 @@ impl Counters {
                 &self.clients_rejected,
                 "Answers in which a provider rejects the vault's own client credentials.",
             ),
-            ("scheduler_ticks_total", &self.scheduler_ticks, "Signs of life of the scheduler."),
+            ("scheduler_ticks_total", &self.scheduler_ticks, "Heartbeats of the scheduler."),
             (
                 "rotations_failed_total",
                 &self.rotations_failed,
@@ -200,7 +200,7 @@ impl Counters {
             (
                 "scheduler_last_tick_timestamp_seconds",
                 &self.scheduler_last_tick,
-                "Last sign of life of the scheduler; 0: none yet.",
+                "Last heartbeat of the scheduler; 0: none yet.",
             ),
             (
                 "rotation_last_success_timestamp_seconds",

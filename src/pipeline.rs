@@ -169,7 +169,7 @@ impl Pipeline {
         let (admitted, request, requested) = self.admit(&context, &caller, call)?;
         let Worked { result, kept } = work(admitted.permit.clone(), request, admitted.origin.clone()).await;
         let answer = self.finish(&context, &admitted, Some(requested), kept.granted(), result).await;
-        // Held until the answer is made: see `redeem::gate::Pass`.
+        // Held until the answer is made: see `redeem::guard::Pass`.
         drop(kept);
         answer
     }

@@ -14,7 +14,7 @@
 //!   clear, and an import that is repeated;
 //! - [`recovery`]: what a dead process left behind, and probes;
 //! - `revocation`: the end of a token;
-//! - [`cache`], `memory`, [`gate`], [`flight`]: access tokens in memory, tenants in and out
+//! - [`cache`], `memory`, [`guard`], [`flight`]: access tokens in memory, tenants in and out
 //!   of service, one owner per grant and turns for all;
 //! - `sealer`: what must not be lost is sealed and written until it is durable;
 //! - `probes`: which probes are under way;
@@ -26,7 +26,7 @@ pub mod engine;
 pub mod enrolment;
 pub mod failures;
 pub mod flight;
-pub mod gate;
+pub mod guard;
 pub mod record;
 pub mod recovery;
 

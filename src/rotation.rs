@@ -1,5 +1,5 @@
 //! The rotation job: new key versions where they are due, due grants refreshed
-//! and sealed with the newest version, everything else sealed anew, versions
+//! and sealed with the newest version, everything else re-sealed, versions
 //! that nothing names destroyed.
 //!
 //! One run at a time; a second start joins the first. A run's state is durable

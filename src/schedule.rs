@@ -30,7 +30,7 @@ use crate::shutdown::Shutdown;
 const TOLERANCE: Duration = Duration::from_secs(60);
 /// How often the watch looks.
 const WATCH: Duration = Duration::from_secs(20);
-/// The scheduler's sign of life: every ten seconds.
+/// The scheduler's heartbeat: every ten seconds.
 const HEARTBEAT: &str = "*/10 * * * * *";
 
 /// When the job runs.

@@ -78,7 +78,7 @@ pub struct SealedGrant {
     pub sealed: Sealed,
 }
 
-/// One value sealed anew.
+/// One value re-sealed.
 #[derive(Debug, Clone)]
 pub struct Reseal {
     /// The grant.
@@ -170,7 +170,7 @@ pub trait Store: Send + Sync + 'static {
     async fn restore_tenant(&self, id: &TenantId, epoch: u64) -> Refusable<Tenant, TenantRefused>;
     /// Sets the tombstone: PURGING, epoch + 1. With
     /// `due_by`, only where a purge is scheduled for then or earlier: one that
-    /// was taken back or put off meanwhile is left alone.
+    /// was taken back or postponed meanwhile is left alone.
     async fn tombstone(&self, id: &TenantId, due_by: Option<Timestamp>) -> Refusable<Tenant, TenantRefused>;
     /// Deletes the grants, attempts and enrolments of a tenant that is PURGING;
     /// returns how many grants there were.
@@ -181,7 +181,7 @@ pub trait Store: Send + Sync + 'static {
     async fn purges_due(&self, now: Timestamp) -> Result<Vec<Tenant>, StoreError>;
     /// How many sealed values name each version of the tenant's key right now:
     /// refresh tokens and raw answers.
-    async fn census(&self, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>, StoreError>;
+    async fn usage(&self, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>, StoreError>;
 
     /// Finds a grant.
     async fn grant(&self, key: &GrantKey) -> Result<Option<Grant>, StoreError>;
@@ -346,7 +346,7 @@ pub trait KeyStore: Send + Sync + 'static {
     async fn destroy(&self, tenant: &TenantId, version: KeyVersion) -> Result<(), StoreError>;
     /// Overwrites and drops every wrapped key of the tenant and sets its
     /// tombstone: no version can be added any more. Returns how many versions
-    /// the tenant had over its life.
+    /// the tenant had over its lifetime.
     async fn destroy_tenant(&self, tenant: &TenantId, at: Timestamp) -> Result<u32, StoreError>;
     /// Overwrites and removes every wrapped key of a tenant that never had a
     /// grant. No tombstone is set: versions can be added again.

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | create, rotate | key made PRE_ACTIVE | newest version named, key ACTIVE |
 //! | give up a pending tenant | row deleted | keys removed |
-//! | purge | tombstone: PURGING, epoch + 1 | gate closed, providers told (best effort), keys destroyed, grants deleted, both logs truncated, PURGED |
+//! | purge | tombstone: PURGING, epoch + 1 | guard closed, providers told (best effort), keys destroyed, grants deleted, both logs truncated, PURGED |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ use crate::domain::tenant::{Tenant, TenantState};
 use crate::keyring::Keyring;
 use crate::keyring::versions::advance;
 use crate::redeem::Redeemer;
-use crate::redeem::gate::in_service;
+use crate::redeem::guard::in_service;
 use crate::store::{Refusable, Store, TenantRefused};
 
 mod pending;
@@ -63,12 +63,12 @@ impl std::fmt::Debug for TenantService {
     }
 }
 
-/// A key version with its part of the live census.
+/// A key version with its usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CensusLine {
+pub struct UsageLine {
     /// The version.
     pub info: KeyVersionInfo,
-    /// Sealed values that name it at this moment.
+    /// Sealed values that name it now.
     pub sealed_values: u64,
 }
 
@@ -143,7 +143,7 @@ impl TenantService {
         Ok(info)
     }
 
-    /// The tenant's key versions with the live census.
+    /// The tenant's key versions with their usage.
     ///
     /// # Errors
     ///
@@ -151,16 +151,16 @@ impl TenantService {
     pub async fn describe_keys(
         &self,
         permit: &Permit<DescribeTenantKeys>,
-    ) -> Result<(Counted, Vec<CensusLine>), Failure> {
+    ) -> Result<(Counted, Vec<UsageLine>), Failure> {
         let id = permit.tenant();
         let tenant = self.known(id).await?;
-        let census = self.store.census(id).await?;
+        let usage = self.store.usage(id).await?;
         let versions = self.keyring.versions(id).await?;
         let lines = versions
             .into_iter()
             .map(|info| {
-                let sealed_values = census.iter().find(|(v, _)| *v == info.version).map_or(0, |(_, n)| *n);
-                CensusLine { info, sealed_values }
+                let sealed_values = usage.iter().find(|(v, _)| *v == info.version).map_or(0, |(_, n)| *n);
+                UsageLine { info, sealed_values }
             })
             .collect();
         Ok((self.counted(tenant).await?, lines))
@@ -198,7 +198,7 @@ impl TenantService {
         let epoch = self.known(id).await?.epoch;
         let restored = self.store.restore_tenant(id, epoch).await;
         if may_have_happened(&restored) {
-            self.redeemer.gates().close(id).await;
+            self.redeemer.guards().close(id).await;
         }
         let tenant = match restored? {
             Ok(tenant) => tenant,
@@ -281,9 +281,9 @@ impl TenantService {
         }
     }
 
-    /// Closes the gate, waits for those who are passing, frees the memory.
+    /// Closes the guard, waits for those who are passing, frees the memory.
     async fn put_out_of_service(&self, id: &TenantId) {
-        self.redeemer.gates().close(id).await;
+        self.redeemer.guards().close(id).await;
         self.redeemer.cache().forget_tenant(id);
         self.keyring.forget(id);
     }

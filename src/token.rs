@@ -17,7 +17,7 @@ use crate::domain::scope::{ScopeSet, Target};
 use crate::idp::Idp;
 use crate::redeem::cache::IssuedToken;
 use crate::redeem::engine::Handed;
-use crate::redeem::gate::as_unknown_grant;
+use crate::redeem::guard::as_unknown_grant;
 use crate::redeem::{Origin, Redeemer};
 
 /// Most that a request may ask for.
@@ -29,7 +29,7 @@ pub const MAX_MIN_LIFE: Duration = Duration::from_secs(600);
 pub struct Request {
     /// The user.
     pub subject: SubjectId,
-    /// Least remaining life; `None` is the configured one.
+    /// Least remaining lifetime; `None` is the configured one.
     pub min_life: Option<Duration>,
 }
 

@@ -35,15 +35,15 @@ const KEY: &str = "keyed";
 /// How long access tokens live, and a bit more.
 const LIFE: Duration = Duration::from_secs(600);
 const EXPIRED: Duration = Duration::from_secs(610);
-/// A doubt is over by then.
+/// An unknown outcome is resolved by then.
 const FENCED: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_intake_over_ten_rotations_and_a_restart_to_the_purge() {
+async fn from_enrolment_over_ten_rotations_and_a_restart_to_the_purge() {
     for client in [SECRET, KEY] {
         let mut stand = Stand::new().await;
         stand.exchange(client, "ada").await.unwrap();
-        assert!(stand.token(client, "ada").await.unwrap().from_cache, "the intake's token is used");
+        assert!(stand.token(client, "ada").await.unwrap().from_cache, "the enrolment's token is used");
         assert_eq!((stand.provider.counts().exchanges, stand.provider.counts().refreshes), (1, 0));
 
         let mut tokens = BTreeSet::new();
@@ -122,10 +122,10 @@ async fn the_claims_of_a_second_factor_reach_the_caller() {
     let stand = Stand::new().await;
     stand.exchange(SECRET, "ada").await.unwrap();
     stand.provider.require_second_factor("ada", true);
-    let at_intake = stand.exchange(SECRET, "ada").await.unwrap_err();
+    let at_enrolment = stand.exchange(SECRET, "ada").await.unwrap_err();
     stand.advance(EXPIRED);
     let at_refresh = stand.token(SECRET, "ada").await.unwrap_err();
-    for refused in [at_intake, at_refresh] {
+    for refused in [at_enrolment, at_refresh] {
         assert_eq!(refused.code(), Code::FailedPrecondition);
         assert_eq!(reason(&refused), "INTERACTION_REQUIRED");
         let asked = interaction(&refused);
@@ -373,7 +373,7 @@ impl Stand {
         assert_eq!(self.provider.counts().refreshes, seen, "the provider was asked before the fence");
     }
 
-    /// Waits until the vault has found out how a doubt ends.
+    /// Waits until the vault has found out how an unknown outcome is resolved.
     async fn settled(&self, client: &str, user: &str) -> proto::Grant {
         let patience = Duration::from_secs(60);
         let settled = async {
@@ -385,7 +385,7 @@ impl Stand {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(patience, settled).await.expect("the doubt did not end")
+        tokio::time::timeout(patience, settled).await.expect("the outcome stayed unknown")
     }
 
     async fn purge(&self) {

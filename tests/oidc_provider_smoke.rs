@@ -80,7 +80,7 @@ fn a_second_factor_is_asked_for_without_spending_the_token() {
 }
 
 #[test]
-fn a_lost_answer_has_spent_the_token() {
+fn a_lost_answer_has_used_the_token() {
     let provider = OidcProvider::start();
     let first = provider.refresh_token(OidcProvider::CLIENT, "ada", &["https://graph.example/mail.read"]);
     provider.lose_answers(1);

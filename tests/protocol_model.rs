@@ -40,7 +40,7 @@ const LOSS_IS_TOLD: &str = "a loss has its cause and one alert";
 const NOTHING_THROWN_AWAY: &str = "a live token is not thrown away";
 const ENDED_IS_DEAD: &str = "a grant that has ended is dead at the provider";
 const ALL_DONE: &str = "every refresh succeeds";
-const RECOVERED: &str = "a doubt ends well";
+const RECOVERED: &str = "an unknown outcome is resolved well";
 const RESIDUAL_LOSS: &str = "a death at the wrong moment loses the token";
 
 impl Model for Design {
@@ -105,8 +105,8 @@ fn the_protocol_holds_where_an_assertion_outlives_the_exchange() {
 }
 
 #[test]
-fn the_protocol_holds_while_an_intake_replaces_the_grant() {
-    must_hold(Design::protocol_with_an_intake());
+fn the_protocol_holds_while_an_enrolment_replaces_the_grant() {
+    must_hold(Design::protocol_with_an_enrolment());
 }
 
 #[test]

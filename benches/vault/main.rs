@@ -35,7 +35,7 @@ pub(crate) struct Scale {
     round_millis: u64,
     /// Grants that are redeemed per round.
     redeemed: usize,
-    /// Grants that are sealed anew.
+    /// Grants that are re-sealed.
     resealed: usize,
     /// Tokens that are put into memory.
     remembered: usize,

@@ -28,7 +28,7 @@ pub(crate) fn run(scale: Scale) {
             token: AccessToken::new("a".repeat(TOKEN_BYTES)),
             token_type: "Bearer".to_owned(),
             expires_at: now.plus(Duration::from_secs(3600)),
-            life: Duration::from_secs(3600),
+            lifetime: Duration::from_secs(3600),
             refresh_at: now.plus(Duration::from_secs(1800)),
             scopes: scopes.clone(),
             generation: Generation(1),

@@ -1,4 +1,4 @@
-//! What a serving vault does by itself: doubts whose time has come, purges that
+//! What a serving vault does by itself: grants in doubt whose time has come, purges that
 //! are due, its health, its counters over HTTP.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::tenant::TenantService;
 
-/// How often doubts and health are looked at.
+/// How often grants in doubt and health are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often due purges, and tenants that were given up, are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(5);
@@ -69,7 +69,7 @@ impl Upkeep {
         }
         if !audit {
             self.metrics.audit_failure();
-            tracing::error!("the audit log cannot be written: free its disk or mend its file");
+            tracing::error!("the audit log cannot be written: free its disk or fix its file");
         }
         let status = if store.is_ok() && audit { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status("", status).await;

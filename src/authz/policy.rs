@@ -16,7 +16,7 @@ use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validato
 pub struct Summary {
     /// How many policies the file has.
     pub policies: usize,
-    /// What is lawful but looks like a mistake.
+    /// What is valid but looks like a mistake.
     pub warnings: Vec<Remark>,
 }
 
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_lawful_and_remarked_on() {
+    fn an_empty_file_is_valid_and_remarked_on() {
         let summary = check("// nothing\n").unwrap().summary;
         assert_eq!(summary.policies, 0);
         assert_eq!(summary.warnings.len(), 1);

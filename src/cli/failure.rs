@@ -201,7 +201,7 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::MessageTooLarge => "send less, or have server.max_message_bytes raised",
         Reason::MethodUnknown => "use a client of the vault's own version",
         Reason::VaultOverloaded => "wait, or have an operator raise the limit named in the vault's log",
-        Reason::Internal => "report it with the vault's log lines of this moment",
+        Reason::Internal => "report it with the vault's log lines of this time",
     }
 }
 

@@ -126,7 +126,7 @@ impl Exchange {
         };
         let mut client = self.connection.open().await?;
         let answer = client.grants.exchange_on_behalf_of(request).await?.into_inner();
-        taken_in(answer.grant, answer.replaced)
+        enrolled(answer.grant, answer.replaced)
     }
 }
 
@@ -142,7 +142,7 @@ impl Import {
         };
         let mut client = self.connection.open().await?;
         let answer = client.grants.import_grant(request).await?.into_inner();
-        taken_in(answer.grant, answer.replaced)
+        enrolled(answer.grant, answer.replaced)
     }
 }
 
@@ -180,7 +180,7 @@ impl Revoke {
     }
 }
 
-fn taken_in(grant: Option<proto::Grant>, replaced: bool) -> Result<Shown, CliFailure> {
+fn enrolled(grant: Option<proto::Grant>, replaced: bool) -> Result<Shown, CliFailure> {
     let mut shown = record(grant.ok_or_else(|| missing("grant"))?);
     shown.push(("replaced", replaced.into()));
     Ok(Shown::One(shown))

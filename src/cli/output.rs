@@ -136,7 +136,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// A moment as RFC 3339; null when there is none.
+/// A time as RFC 3339; null when there is none.
 pub(super) fn time(at: Option<prost_types::Timestamp>) -> Value {
     at.map_or(Value::Null, |t| {
         let millis = t.seconds.saturating_mul(1000).saturating_add(i64::from(t.nanos / 1_000_000));

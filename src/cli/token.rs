@@ -29,7 +29,7 @@ pub struct Get {
     /// The resource the token is for, an absolute URI (RFC 8707).
     #[arg(long, value_name = "URI", default_value = "", hide_default_value = true)]
     resource: String,
-    /// Least remaining life of the token, for example 5m; at most 10m.
+    /// Least remaining lifetime of the token, for example 5m; at most 10m.
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     min_remaining_life: Option<Duration>,
     /// The resource's claims challenge, a JSON object.

@@ -12,7 +12,7 @@ pub struct Cache {
     pub max_tokens: u64,
     /// Most bytes of access tokens.
     pub max_bytes: u64,
-    /// Least remaining life of a token where the caller asks for none.
+    /// Least remaining lifetime of a token where the caller asks for none.
     pub min_remaining: Duration,
     /// How long a refusal by the provider is remembered; zero: not at all.
     pub negative: Duration,

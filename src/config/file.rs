@@ -60,14 +60,14 @@ fn open(path: &Path) -> Result<(File, Metadata), String> {
 fn refuse_public(path: &Path, metadata: &Metadata, privacy: Privacy) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt as _;
 
-    let (others, who, mend) = match privacy {
+    let (others, who, fix) = match privacy {
         Privacy::Owner => (0o077, "others than its owner", "chmod 600"),
         Privacy::Group => (0o007, "everybody", "chmod o="),
     };
     if metadata.permissions().mode() & others == 0 {
         Ok(())
     } else {
-        Err(format!("{0} can be read or changed by {who}: {mend} {0}", path.display()))
+        Err(format!("{0} can be read or changed by {who}: {fix} {0}", path.display()))
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Rotation {
     /// A tenant's key gets a new version when its newest is older than this.
     pub key_max_age: Duration,
     /// A grant is refreshed when its token dies of not being used within this;
-    /// never earlier than half of its idle life.
+    /// never earlier than half of its idle lifetime.
     pub refresh_before_idle: Duration,
     /// A grant is also refreshed when its token is older than this.
     pub refresh_every: Option<Duration>,

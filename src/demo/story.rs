@@ -51,7 +51,7 @@ pub async fn tell(directory: &Path) -> Result<Stage, Broken> {
     narrator.step("Two services ask for access tokens, each for its resource", daily::ask(&stage)).await?;
     narrator.step("They ask again: from memory, without the provider", daily::ask_again(&stage)).await?;
     narrator.step("A caller without the right is refused", daily::no_right(&stage)).await?;
-    narrator.step("Forty more users are taken in", turning::crowd(&stage)).await?;
+    narrator.step("Forty more users are enrolled", turning::crowd(&stage)).await?;
     narrator.step("Keys rotate while tokens refresh", turning::rotate(&stage)).await?;
     narrator.step("A stolen copy of the databases opens nothing", trouble::thief(&stage)).await?;
     narrator.step("The provider wants MFA of ada: mail gets the claims", trouble::mfa(&stage)).await?;

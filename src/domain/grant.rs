@@ -80,7 +80,7 @@ pub struct Epoch(pub u32);
 
 /// Why the outcome of an attempt is unknown. Stable codes, shown to operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DoubtCause {
+pub enum InDoubtCause {
     /// The connection broke or timed out after the first byte.
     Interrupted,
     /// The process died while the request was out.
@@ -96,7 +96,7 @@ pub enum DoubtCause {
     TargetCalledInvalid,
 }
 
-impl DoubtCause {
+impl InDoubtCause {
     /// The stable word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -158,7 +158,7 @@ pub struct Attempt {
     pub fenced_at: Option<Timestamp>,
     /// The unknown outcome this attempt follows. While there is one, nothing but
     /// an answer of the provider resolves it.
-    pub follows: Option<DoubtCause>,
+    pub follows: Option<InDoubtCause>,
     /// Until when a request before it may still reach the provider and be taken
     /// there: this one was made earlier, within a grace window.
     pub overtakes: Option<Timestamp>,
@@ -176,7 +176,7 @@ pub enum GrantState {
         /// The attempt whose outcome is unknown.
         attempt: Attempt,
         /// Why.
-        cause: DoubtCause,
+        cause: InDoubtCause,
         /// From when on anyone may try again.
         probe_after: Timestamp,
     },
@@ -185,7 +185,7 @@ pub enum GrantState {
     /// The provider refused it after an unknown outcome; the cause is that one's.
     Lost {
         /// What led to the loss.
-        cause: DoubtCause,
+        cause: InDoubtCause,
     },
     /// The provider wants the user to act.
     Reauth {

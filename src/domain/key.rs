@@ -42,7 +42,7 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// Where a key version is in its life.
+/// Where a key version is in its life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyState {
     /// Made, not yet in use.
@@ -72,7 +72,7 @@ pub struct KeyVersionInfo {
     pub version: KeyVersion,
     /// Its identifier.
     pub key_id: KeyId,
-    /// Where it is in its life.
+    /// Where it is in its life cycle.
     pub state: KeyState,
     /// When it was made.
     pub created_at: Timestamp,

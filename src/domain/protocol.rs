@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-use super::grant::{Asks, AttemptId, DoubtCause, Generation, Grant, GrantState, Lineage, Owner};
+use super::grant::{Asks, AttemptId, Generation, Grant, GrantState, InDoubtCause, Lineage, Owner};
 use super::scope::Claims;
 
 mod advance;
@@ -208,7 +208,7 @@ pub enum Advanced {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Alert {
     /// A token was lost; the user has to consent again.
-    Lost(DoubtCause),
+    Lost(InDoubtCause),
     /// The provider rejects the vault's own credentials.
     ClientRejected,
     /// The provider answers again and again with nothing that helps.

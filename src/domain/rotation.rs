@@ -11,7 +11,7 @@ pub enum Phase {
     NewVersions,
     /// Due grants are refreshed.
     Refresh,
-    /// All other sealed values are sealed anew.
+    /// All other sealed values are re-sealed.
     Reseal,
     /// Versions that nothing names any more are destroyed.
     Retire,
@@ -86,7 +86,7 @@ pub struct Counts {
     pub refresh_failed: u64,
     /// Sealed values under older versions when the step began.
     pub reseal_total: u64,
-    /// Values sealed anew.
+    /// Values re-sealed.
     pub resealed: u64,
     /// Values that could not be opened.
     pub reseal_failed: u64,

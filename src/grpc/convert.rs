@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::domain::failure::Failure;
-use crate::domain::grant::{DoubtCause, Grant, GrantState};
+use crate::domain::grant::{Grant, GrantState, InDoubtCause};
 use crate::domain::key::{KeyState, KeyVersionInfo};
 use crate::domain::protocol::bounds::UNHELPFUL_ALERT;
 use crate::domain::reason::Reason;
@@ -15,7 +15,7 @@ use crate::domain::tenant::TenantState;
 use crate::pipeline::fields;
 use crate::proto;
 use crate::redeem::cache::IssuedToken;
-use crate::tenant::{CensusLine, Counted};
+use crate::tenant::{Counted, UsageLine};
 
 pub(super) fn min_life(duration: Option<prost_types::Duration>) -> Result<Option<Duration>, Failure> {
     match duration {
@@ -38,7 +38,7 @@ pub(super) fn token_answer(token: &IssuedToken, from_cache: bool) -> proto::GetA
         token_type,
         expires_at,
         scopes,
-        life: _,
+        lifetime: _,
         refresh_at: _,
         generation: _,
         tenant_epoch: _,
@@ -86,7 +86,7 @@ pub(super) fn grant(grant: Grant) -> proto::Grant {
     let stalled = unhelpful >= UNHELPFUL_ALERT
         && matches!(state, proto::GrantState::Active | proto::GrantState::InDoubt);
     let (state, cause) = if stalled {
-        (proto::GrantState::Stalled, DoubtCause::AmbiguousAnswer.as_str())
+        (proto::GrantState::Stalled, InDoubtCause::AmbiguousAnswer.as_str())
     } else {
         (state, cause)
     };
@@ -135,8 +135,8 @@ pub(super) fn tenant(counted: Counted) -> proto::Tenant {
     }
 }
 
-pub(super) fn key_version(line: CensusLine) -> proto::KeyVersion {
-    let CensusLine { info, sealed_values } = line;
+pub(super) fn key_version(line: UsageLine) -> proto::KeyVersion {
+    let UsageLine { info, sealed_values } = line;
     let KeyVersionInfo { version, key_id, state, created_at, seals_reserved } = info;
     proto::KeyVersion {
         version: version.0,

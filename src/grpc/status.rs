@@ -1,7 +1,7 @@
 //! Reasons to statuses: the only place that makes one.
 //!
 //! The code is chosen by what the caller will do: wait and try again
-//! (UNAVAILABLE), let somebody act (FAILED_PRECONDITION), mend the request
+//! (UNAVAILABLE), let somebody act (FAILED_PRECONDITION), fix the request
 //! (INVALID_ARGUMENT), ask for a right (PERMISSION_DENIED). The text is constant
 //! for each reason; details go to the log.
 
@@ -177,7 +177,7 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
             (Code::FailedPrecondition, "the identity provider rejects the vault's client credentials")
         }
         Reason::GrantUnreadable => (Code::DataLoss, "the sealed token cannot be opened"),
-        Reason::KeyUnavailable => (Code::Unavailable, "a key of the tenant cannot be had right now"),
+        Reason::KeyUnavailable => (Code::Unavailable, "a key of the tenant is unavailable right now"),
         Reason::AuditUnavailable => {
             (Code::Unavailable, "the audit log cannot be written; nothing was handed out")
         }

@@ -17,7 +17,7 @@ use crate::proto::{
     RestoreTenantRequest, RestoreTenantResponse, RotateTenantKeyRequest, RotateTenantKeyResponse,
     ScheduleTenantPurgeRequest, ScheduleTenantPurgeResponse,
 };
-use crate::tenant::{CensusLine, Purged, TenantService};
+use crate::tenant::{Purged, TenantService, UsageLine};
 
 use super::page::Pages;
 use super::status::{Answer, answer};
@@ -76,7 +76,7 @@ impl Api for Tenants {
         };
         let rotated = self.pipeline.call(context, convert, |permit, (), _origin| async move {
             let info = service.rotate_key(&permit).await?;
-            let line = CensusLine { info, sealed_values: 0 };
+            let line = UsageLine { info, sealed_values: 0 };
             Ok(RotateTenantKeyResponse { key_version: Some(convert::key_version(line)) })
         });
         answer(rotated.await)
@@ -93,8 +93,8 @@ impl Api for Tenants {
             at::<DescribeTenantKeys, _>(&tenant, ())
         };
         let described = self.pipeline.call(context, convert, |permit, (), _origin| async move {
-            let (tenant, census) = service.describe_keys(&permit).await?;
-            let key_versions = census.into_iter().map(convert::key_version).collect();
+            let (tenant, usage) = service.describe_keys(&permit).await?;
+            let key_versions = usage.into_iter().map(convert::key_version).collect();
             Ok(DescribeTenantKeysResponse { tenant: Some(convert::tenant(tenant)), key_versions })
         });
         answer(described.await)

@@ -11,7 +11,7 @@ use crate::proto::token_service_server::TokenService as Api;
 use crate::proto::{GetAccessTokenRequest, GetAccessTokenResponse};
 use crate::redeem::cache::IssuedToken;
 use crate::redeem::engine::Handed;
-use crate::redeem::gate::Pass;
+use crate::redeem::guard::Pass;
 use crate::token::{Outcome, Request, TokenService};
 
 use super::status::{Answer, answer};

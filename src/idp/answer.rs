@@ -227,7 +227,7 @@ impl TokenAnswer {
             access_token: fields.text("access_token").map(AccessToken::new),
             token_type: fields.text("token_type").filter(|t| is_token_type(t)).unwrap_or("Bearer".into()),
             refresh_token: fields.text("refresh_token").map(RefreshToken::new),
-            expires_in: fields.parsed("expires_in").and_then(|value| life(&value)),
+            expires_in: fields.parsed("expires_in").and_then(|value| lifetime(&value)),
             scopes: fields.parsed("scope").and_then(|value| scopes(&value)),
             id_token: fields.text("id_token").map(UnverifiedIdToken::new),
         };
@@ -240,7 +240,7 @@ fn is_token_type(word: &str) -> bool {
 }
 
 /// Seconds as a number or as text; less than nothing is nothing.
-fn life(value: &Value) -> Option<Duration> {
+fn lifetime(value: &Value) -> Option<Duration> {
     let seconds = match value {
         Value::Number(number) => number.as_f64()?,
         Value::String(text) => text.trim().parse::<f64>().ok().filter(|s| s.is_finite())?,
@@ -383,7 +383,7 @@ mod tests {
             ("[3600]", None),
         ] {
             let answer = read(&format!(r#"{{"expires_in":{text},"refresh_token":"rt"}}"#)).unwrap();
-            assert_eq!(answer.expires_in.map(|life| life.as_secs_f64()), seconds, "{text}");
+            assert_eq!(answer.expires_in.map(|lifetime| lifetime.as_secs_f64()), seconds, "{text}");
             assert!(answer.refresh_token.is_some(), "{text}");
         }
         assert_eq!(read(r#"{"access_token":"at"}"#).unwrap().expires_in, None);

@@ -297,8 +297,8 @@ async fn signing_key(
 /// When it expires, if it is valid now.
 fn check_time(token: &Unchecked<'_>, now: Timestamp) -> Result<Timestamp, AssertionError> {
     let rejected = |why: &str| AssertionError::Rejected(why.into());
-    let expires_at = token.moment("exp").ok_or_else(|| rejected("it has no expiry"))?;
-    if token.claims.contains_key("nbf") && token.moment("nbf").is_none_or(|nbf| now.plus(LEEWAY) < nbf) {
+    let expires_at = token.time("exp").ok_or_else(|| rejected("it has no expiry"))?;
+    if token.claims.contains_key("nbf") && token.time("nbf").is_none_or(|nbf| now.plus(LEEWAY) < nbf) {
         return Err(rejected("it is not valid yet"));
     }
     if now >= expires_at.plus(LEEWAY) { Err(AssertionError::Expired) } else { Ok(expires_at) }

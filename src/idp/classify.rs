@@ -68,7 +68,7 @@ pub enum RefusalKind {
     ScopeRejected,
     /// Too many requests.
     Throttled,
-    /// The provider is out of order.
+    /// The provider is unavailable.
     Unavailable,
     /// It points elsewhere; it was not followed.
     Redirected,
@@ -145,7 +145,7 @@ fn by_word(error: &'static str, suberror: &'static str, fields: &Fields<'_>) -> 
         // The token was issued to another client, or a policy asks for a client
         // that manages the device. The user can do nothing about it and the
         // token is not dead, so ending the grant would throw the consent away:
-        // the operator has to mend the client.
+        // the operator has to fix the client.
         ("invalid_grant", "client_mismatch" | "protection_policy_required")
         | ("invalid_client" | "unauthorized_client", _) => RefusalKind::ClientRejected,
         ("invalid_grant", _) => RefusalKind::InvalidGrant,
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_can_mend_is_told_apart_from_what_is_dead() {
+    fn what_the_user_can_fix_is_told_apart_from_what_is_dead() {
         let kind = |suberror: &str| {
             let body = json!({ "error": "invalid_grant", "suberror": suberror }).to_string();
             refusal(&Profile::tolerant(), 400, None, &body).kind

@@ -2,7 +2,7 @@
 //! secret in the header, or a signed assertion.
 //!
 //! The assertion (RFC 7523) is the fence of the refresh protocol: it is made
-//! for one request and its `exp` lies 5 seconds after the last moment that
+//! for one request and its `exp` lies 5 seconds after the latest time that
 //! request may be sent, so that a copy which turns up later is refused by the
 //! provider before it looks at the refresh token.
 
@@ -20,7 +20,7 @@ use super::spec::{ClientAuth, SigningAlg};
 use crate::clock::Timestamp;
 use crate::secret::ClientSecret;
 
-/// How long an assertion outlives the last moment its request may be sent.
+/// How long an assertion outlives the latest time its request may be sent.
 const ASSERTION_SLACK: Duration = Duration::from_secs(5);
 
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";

@@ -2,9 +2,9 @@
 //!
 //! The difference that counts is between "no byte of the request was written"
 //! and everything else. It is not guessed from the kind of error: each request
-//! opens a connection of its own, and when that connection stands a gate asks
-//! (see `gate`) whether there is still time. Before the gate nothing can have
-//! been sent; after it anything may have been. The gate opens once per request,
+//! opens a connection of its own, and when that connection stands the pre-send deadline check asks
+//! (see `presend`) whether there is still time. Before it nothing can have
+//! been sent; after it anything may have been. It passes once per request,
 //! so a second connection, which could only be a repetition, never comes about.
 
 use std::pin::{Pin, pin};
@@ -25,7 +25,7 @@ use super::body::{self, Arrived};
 use super::coding;
 use super::fields::is_whole_object;
 use super::form;
-use super::gate::{self, GateLayer};
+use super::presend::{self, DeadlineLayer};
 use super::wire::Prepared;
 use crate::clock::{Clock, Timestamp};
 use crate::domain::chain::{error_chain, sources};
@@ -72,9 +72,9 @@ impl Http {
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             // With a pool, hyper repeats a request when a kept connection turns
-            // out to be dead, and the gate would not see it pass.
+            // out to be dead, and the check would not see it pass.
             .pool_max_idle_per_host(0)
-            .connector_layer(GateLayer)
+            .connector_layer(DeadlineLayer)
             .connect_timeout(CONNECT_LIMIT);
         match authorities {
             Some(pem) => {
@@ -120,7 +120,7 @@ impl Http {
         let mut still_in_time = Some(still_in_time);
         let mut passed = false;
         let (keeper, mut asked) = mpsc::unbounded_channel();
-        let mut exchange = pin!(gate::guard(keeper, exchange(request, limit, clock)));
+        let mut exchange = pin!(presend::guarded(keeper, exchange(request, limit, clock)));
         let ended = loop {
             tokio::select! {
                 biased;

@@ -53,8 +53,8 @@ impl<'a> Unchecked<'a> {
         self.claims.get(name).is_some_and(|value| !value.is_null())
     }
 
-    /// A claim that is a moment (RFC 7519 section 2, NumericDate).
-    pub(super) fn moment(&self, name: &str) -> Option<Timestamp> {
+    /// A claim that is a time (RFC 7519 section 2, NumericDate).
+    pub(super) fn time(&self, name: &str) -> Option<Timestamp> {
         let value = self.claims.get(name)?;
         if let Some(seconds) = value.as_i64() {
             return Some(Timestamp(seconds.saturating_mul(1000)));

@@ -6,9 +6,9 @@
 //! comes late finds it shut and its key is dropped. So what was forgotten
 //! cannot come back through a call that was under way.
 //!
-//! A tenant that is purged is *buried* besides: no new slot is made for it.
-//! Slots are made, and keys used, under the lock that burying takes: a slot is
-//! made either before, and then emptied, or not at all; and when burying has
+//! A tenant that is purged is *tombstoned* besides: no new slot is made for it.
+//! Slots are made, and keys used, under the lock that a tombstone takes: a slot is
+//! made either before, and then emptied, or not at all; and when it has
 //! returned, no use of the tenant's keys is under way or will ever be.
 
 use std::collections::{HashMap, HashSet};
@@ -33,14 +33,14 @@ pub(super) struct OpenedKey {
     pub(super) counter: Arc<SealCounter>,
 }
 
-/// The tenant is buried: no key of it is opened any more.
+/// The tenant is tombstoned: no key of it is opened any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Buried;
+pub(super) struct Tombstoned;
 
 /// The opened keys of this process.
 pub(super) struct KeyCache {
     tenants: moka::sync::Cache<TenantId, Arc<TenantSlots>>,
-    buried: RwLock<HashSet<TenantId>>,
+    tombstoned: RwLock<HashSet<TenantId>>,
 }
 
 impl KeyCache {
@@ -59,21 +59,21 @@ impl KeyCache {
                 RemovalCause::Size => {}
             })
             .build();
-        Self { tenants, buried: RwLock::default() }
+        Self { tenants, tombstoned: RwLock::default() }
     }
 
     /// Whether the tenant may be used at all.
-    pub(super) fn check(&self, tenant: &TenantId) -> Result<(), Buried> {
-        let buried = self.buried.read().unwrap_or_else(PoisonError::into_inner);
-        if buried.contains(tenant) { Err(Buried) } else { Ok(()) }
+    pub(super) fn check(&self, tenant: &TenantId) -> Result<(), Tombstoned> {
+        let tombstoned = self.tombstoned.read().unwrap_or_else(PoisonError::into_inner);
+        if tombstoned.contains(tenant) { Err(Tombstoned) } else { Ok(()) }
     }
 
     /// The slot of a key version, empty where it is new.
-    pub(super) fn slot(&self, tenant: &TenantId, version: KeyVersion) -> Result<Arc<Slot>, Buried> {
-        let buried = self.buried.read().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn slot(&self, tenant: &TenantId, version: KeyVersion) -> Result<Arc<Slot>, Tombstoned> {
+        let tombstoned = self.tombstoned.read().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if buried.contains(tenant) {
-                return Err(Buried);
+            if tombstoned.contains(tenant) {
+                return Err(Tombstoned);
             }
             let slots = self.tenants.get_with_by_ref(tenant, Arc::default);
             // `None`: forgotten since the line above; the next turn makes anew.
@@ -84,15 +84,15 @@ impl KeyCache {
     }
 
     /// Uses the key in a slot; `None` when it is not, or no longer, there.
-    /// Burying waits for `work`, which therefore must be short.
+    /// A tombstone waits for `work`, which therefore must be short.
     pub(super) fn with<T>(
         &self,
         tenant: &TenantId,
         slot: &Slot,
         work: impl FnOnce(&OpenedKey) -> T,
-    ) -> Result<Option<T>, Buried> {
-        let buried = self.buried.read().unwrap_or_else(PoisonError::into_inner);
-        if buried.contains(tenant) { Err(Buried) } else { Ok(slot.with(work)) }
+    ) -> Result<Option<T>, Tombstoned> {
+        let tombstoned = self.tombstoned.read().unwrap_or_else(PoisonError::into_inner);
+        if tombstoned.contains(tenant) { Err(Tombstoned) } else { Ok(slot.with(work)) }
     }
 
     /// Takes a slot out whose load failed, so that versions that never were
@@ -116,8 +116,8 @@ impl KeyCache {
     }
 
     /// Zeroes and drops all of a tenant's keys, and opens none ever again.
-    pub(super) fn bury(&self, tenant: &TenantId) {
-        self.buried.write().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone());
+    pub(super) fn tombstone(&self, tenant: &TenantId) {
+        self.tombstoned.write().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone());
         self.forget(tenant);
     }
 

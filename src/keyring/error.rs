@@ -10,7 +10,7 @@ use crate::entropy::EntropyUnavailable;
 use crate::seal::{OpenError, SealError};
 use crate::store::StoreError;
 
-use super::cache::Buried;
+use super::cache::Tombstoned;
 
 /// Why the keyring refused or failed.
 #[derive(Debug, Clone)]
@@ -110,8 +110,8 @@ impl From<EntropyUnavailable> for KeyringError {
     }
 }
 
-impl From<Buried> for KeyringError {
-    fn from(Buried: Buried) -> Self {
+impl From<Tombstoned> for KeyringError {
+    fn from(Tombstoned: Tombstoned) -> Self {
         Self::TenantGone
     }
 }

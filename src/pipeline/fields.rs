@@ -66,7 +66,7 @@ pub fn target(scopes: &[String], resource: &str, claims_challenge: &str) -> Resu
     Ok(Target { scopes, resource, claims })
 }
 
-/// The least remaining life of a token; `None` is no duration at all.
+/// The Least remaining lifetime of a token; `None` is no duration at all.
 ///
 /// # Errors
 ///

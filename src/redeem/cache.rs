@@ -2,7 +2,7 @@
 //!
 //! A token is shared only between requests for the same tenant, client,
 //! subject, resource, scopes and claims. It is handed out only while its
-//! tenant's [gate](super::gate) is as it was when the token was issued, so that
+//! tenant's [guard](super::guard) is as it was when the token was issued, so that
 //! a purge takes effect on all of them at once.
 
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct IssuedToken {
     /// When it expires.
     pub expires_at: Timestamp,
     /// How long it lived when it was issued.
-    pub life: Duration,
+    pub lifetime: Duration,
     /// From when on somebody who asks for it causes a refresh ahead.
     pub refresh_at: Timestamp,
     /// Scopes the provider granted.
@@ -57,7 +57,7 @@ pub struct Limits {
     pub max_tokens: u64,
     /// Most bytes of tokens.
     pub max_bytes: u64,
-    /// Longest life of a negative answer.
+    /// Longest lifetime of a negative answer.
     pub negative: Duration,
     /// Most negative answers.
     pub max_negative: u64,
@@ -133,7 +133,7 @@ impl TokenCache {
         Self { tokens, negatives, refused, limits }
     }
 
-    /// The token for a target, whatever life it has left.
+    /// The token for a target, whatever lifetime it has left.
     #[must_use]
     pub fn find(&self, key: &GrantKey, target: &Target) -> Option<Arc<IssuedToken>> {
         let tokens = self.tokens.get(key)?;
@@ -242,7 +242,7 @@ impl TokenCache {
         self.refused.invalidate(key);
     }
 
-    /// Forgets everything of a tenant. The gate already keeps its tokens in;
+    /// Forgets everything of a tenant. The guard already keeps its tokens in;
     /// this frees their memory.
     pub fn forget_tenant(&self, tenant: &TenantId) {
         let keys: Vec<_> =
@@ -329,7 +329,7 @@ mod tests {
             token: AccessToken::new(text.to_owned()),
             token_type: "Bearer".into(),
             expires_at: NOW.plus(Duration::from_secs(3600)),
-            life: Duration::from_secs(3600),
+            lifetime: Duration::from_secs(3600),
             refresh_at: NOW.plus(Duration::from_secs(1800)),
             scopes: ScopeSet::default(),
             generation: Generation(1),

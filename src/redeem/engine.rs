@@ -20,7 +20,7 @@ use super::cache::{IssuedToken, TokenCache};
 use super::ending::{Endings, Renewal};
 use super::enrolment::{Enrolled, Enrolments, Order, Outcome, Source};
 use super::flight::{Flights, GrantLock, GrantLocks};
-use super::gate::{Gates, Pass};
+use super::guard::{Pass, TenantGuards};
 use super::marks;
 use super::memory::{Asked, Memory};
 use super::parts::Parts;
@@ -49,7 +49,7 @@ pub struct Redeemer {
     recovery: Recovery,
     revocations: Revocations,
     memory: Memory,
-    gates: Arc<Gates>,
+    guards: Arc<TenantGuards>,
     locks: GrantLocks,
     probes: Probes,
     flights: Arc<Flights<(GrantKey, Target, CallerId), Fetched>>,
@@ -90,7 +90,7 @@ impl Redeemer {
             enrolments,
             revocations,
             parts,
-            gates: Arc::default(),
+            guards: Arc::default(),
             locks: GrantLocks::default(),
             probes: Probes::default(),
             flights: Arc::default(),
@@ -124,7 +124,7 @@ impl Redeemer {
         match self.fly(key, target, min_life, origin).await {
             Ok(token) => {
                 // A purge may have come while the flight was under way.
-                let pass = self.gates.enter(&key.tenant, &*self.parts.store).await?;
+                let pass = self.guards.enter(&key.tenant, &*self.parts.store).await?;
                 if pass.epoch != token.tenant_epoch {
                     return Err(Failure::new(Reason::StoreUnavailable, "the tenant changed during the call")
                         .retry_after(Duration::from_secs(1)));
@@ -150,7 +150,7 @@ impl Redeemer {
         let (this, key, origin) = (self.clone(), key.clone(), origin.clone());
         self.detached(async move {
             let lock = this.locks.lock(&key, &origin.caller).await;
-            let epoch = this.gates.enter(&key.tenant, &*this.parts.store).await?.epoch;
+            let epoch = this.guards.enter(&key.tenant, &*this.parts.store).await?.epoch;
             this.redeem(&lock, &key, &Target::default(), epoch, &origin).await.map(drop)
         })
         .await
@@ -178,7 +178,7 @@ impl Redeemer {
         let (this, key, origin) = (self.clone(), key.clone(), origin.clone());
         self.detached(async move {
             let lock = this.locks.lock(&key, &origin.caller).await;
-            drop(this.gates.enter(&key.tenant, &*this.parts.store).await?);
+            drop(this.guards.enter(&key.tenant, &*this.parts.store).await?);
             // A token that a caller has already been given lives on until it
             // expires.
             this.memory.cache().forget(&key);
@@ -230,7 +230,7 @@ impl Redeemer {
     async fn probe(&self, key: &GrantKey) -> Result<(), Failure> {
         let origin = Origin::recovery();
         let lock = self.locks.lock(key, &origin.caller).await;
-        let epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
+        let epoch = self.guards.enter(&key.tenant, &*self.parts.store).await?.epoch;
         let grant = self.parts.store.grant(key).await?;
         let is_open =
             |grant: Grant| matches!(grant.state, GrantState::Sending(_) | GrantState::InDoubt { .. });
@@ -246,10 +246,10 @@ impl Redeemer {
         self.memory.cache()
     }
 
-    /// The tenants' gates, for those that must close them.
+    /// The tenants' guards, for those that must close them.
     #[must_use]
-    pub fn gates(&self) -> &Gates {
-        &self.gates
+    pub fn guards(&self) -> &TenantGuards {
+        &self.guards
     }
 
     /// Waits until nothing is under way any more, or `limit` has passed
@@ -268,7 +268,7 @@ impl Redeemer {
     }
 
     fn remembered_token(&self, key: &GrantKey, target: &Target, lives_until: Timestamp) -> Option<Handed> {
-        let pass = self.gates.pass(&key.tenant)?;
+        let pass = self.guards.pass(&key.tenant)?;
         let token = self.memory.cache().find(key, target)?;
         let good = token.tenant_epoch == pass.epoch && token.expires_at > lives_until;
         good.then_some(Handed { token, from_cache: true, pass })
@@ -284,7 +284,7 @@ impl Redeemer {
         let now = self.parts.clock.now();
         // What is known to fail does not wait for the grant's lock. A tenant out
         // of service says so itself.
-        if self.gates.pass(&key.tenant).is_some()
+        if self.guards.pass(&key.tenant).is_some()
             && let Some(negative) = self.memory.cache().negative(key, target, now)
         {
             return Err(negative);
@@ -336,12 +336,12 @@ impl Redeemer {
     ) -> Result<Arc<IssuedToken>, Failure> {
         let lock = self.locks.lock(key, &origin.caller).await;
         let now = self.parts.clock.now();
-        let epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
+        let epoch = self.guards.enter(&key.tenant, &*self.parts.store).await?.epoch;
         if let Some(token) = self.memory.cache().find(key, target)
             && token.tenant_epoch == epoch
             && now < token.refresh_at
             // One that never lived as long as asked is the best there is.
-            && (token.expires_at > now.plus(min_life) || token.life <= min_life)
+            && (token.expires_at > now.plus(min_life) || token.lifetime <= min_life)
         {
             return Ok(token);
         }
@@ -385,7 +385,7 @@ impl Redeemer {
         };
         let (key, target, caller) = (order.key.clone(), order.target.clone(), order.origin.caller.clone());
         let lock = self.locks.lock(&key, &caller).await;
-        let tenant_epoch = self.gates.enter(&key.tenant, &*self.parts.store).await?.epoch;
+        let tenant_epoch = self.guards.enter(&key.tenant, &*self.parts.store).await?.epoch;
         let Enrolled { grant, replaced, answer, scopes } = match self.enrolments.enrol(&lock, order).await? {
             Outcome::Enrolled(enrolled) => *enrolled,
             Outcome::Known(grant) => return Ok((*grant, false)),

@@ -12,7 +12,7 @@ use crate::idp::{Refusal, RefusalKind};
 use crate::metrics::RedemptionOutcome;
 use crate::store::Store;
 
-use super::gate::in_service;
+use super::guard::in_service;
 
 /// What a refused claim is to a caller.
 pub(super) fn claim_failure(grant: &Grant, refusal: ClaimRefusal, now: Timestamp) -> Failure {

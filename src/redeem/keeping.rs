@@ -66,7 +66,7 @@ impl Enrolments {
                 enrolment: enrolment.clone(),
                 scopes: scopes.clone(),
                 at: now,
-                absolute_expires_at: profile.absolute_lifetime.map(|life| now.plus(life)),
+                absolute_expires_at: profile.absolute_lifetime.map(|lifetime| now.plus(lifetime)),
                 dates: self.parts.dates(profile, true, None, now),
             };
             match self.parts.store.commit_enrolment(commit).await {

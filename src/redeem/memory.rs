@@ -131,15 +131,15 @@ impl Memory {
             Failure::new(Reason::NoAccessToken, "the provider's answer has no access token")
                 .retry_after(Duration::from_secs(1))
         })?;
-        let life = expires_in.unwrap_or(UNNAMED_LIFETIME).min(LONGEST_REMEMBERED);
+        let lifetime = expires_in.unwrap_or(UNNAMED_LIFETIME).min(LONGEST_REMEMBERED);
         // Refreshed ahead at 50 to 70 % of its lifetime (rule 1).
-        let ahead = entropy::between(&*self.parts.entropy, life.mul_f64(0.5), life.mul_f64(0.7));
+        let ahead = entropy::between(&*self.parts.entropy, lifetime.mul_f64(0.5), lifetime.mul_f64(0.7));
         Ok(IssuedToken {
             token,
             token_type,
-            expires_at: now.plus(life),
-            life,
-            refresh_at: now.plus(ahead.unwrap_or(life / 2)),
+            expires_at: now.plus(lifetime),
+            lifetime,
+            refresh_at: now.plus(ahead.unwrap_or(lifetime / 2)),
             scopes,
             generation,
             tenant_epoch,

@@ -97,8 +97,11 @@ impl Parts {
         now: Timestamp,
     ) -> Dates {
         let starts_anew = renewed || profile.idle_clock == IdleClock::Use;
-        let idle_expires_at =
-            if starts_anew { profile.idle_lifetime.map(|life| now.plus(life)) } else { idle_expires_at };
+        let idle_expires_at = if starts_anew {
+            profile.idle_lifetime.map(|lifetime| now.plus(lifetime))
+        } else {
+            idle_expires_at
+        };
         Dates { idle_expires_at, next_refresh_at: self.next_refresh_at(profile, now) }
     }
 
@@ -106,7 +109,7 @@ impl Parts {
     fn next_refresh_at(&self, profile: &Profile, now: Timestamp) -> Timestamp {
         let Settings { refresh_every, refresh_before_idle, refresh_jitter, .. } = &self.settings;
         let span = match profile.idle_lifetime {
-            // Never earlier than half of its idle life, however it is set.
+            // Never earlier than half of its idle lifetime, however it is set.
             Some(idle) => idle.saturating_sub(*refresh_before_idle).max(idle / 2),
             None => UNNAMED_IDLE,
         };

@@ -301,11 +301,11 @@ async fn retire_versions(
 ) -> Result<u32, Failure> {
     let Some(newest) = tenant.sealing_version() else { return Ok(0) };
     let versions = parts.keyring.versions(&tenant.id).await?;
-    // The census is taken after the versions were listed: a value can only have
+    // Usage is counted after the versions were listed: a value can only have
     // moved to the newest since.
-    let census = parts.store.census(&tenant.id).await?;
+    let usage = parts.store.usage(&tenant.id).await?;
     let mut destroyed = 0;
-    for version in plan::retirable(&versions, newest, &census) {
+    for version in plan::retirable(&versions, newest, &usage) {
         let current = run.borrow().clone();
         audited(parts, &current, &tenant.id, "destroy key version").await?;
         parts.keyring.destroy_version(&tenant.id, version).await?;
@@ -316,7 +316,7 @@ async fn retire_versions(
     Ok(destroyed)
 }
 
-/// A tenant whose keys cannot be had is left to the next run; it does not hold
+/// A tenant whose keys are unavailable is left to the next run; it does not hold
 /// up the others.
 fn without_keys(tenant: &Tenant, done: Result<(), Failure>) -> Result<(), Failure> {
     match done {

@@ -58,13 +58,13 @@ pub fn still_to_refresh(run: &Run, grant: &Grant, now: Timestamp) -> bool {
 pub fn retirable(
     versions: &[KeyVersionInfo],
     newest: KeyVersion,
-    census: &[(KeyVersion, u64)],
+    usage: &[(KeyVersion, u64)],
 ) -> Vec<KeyVersion> {
     versions
         .iter()
         .filter(|info| info.version < newest && info.state != KeyState::Destroyed)
         .map(|info| info.version)
-        .filter(|version| !census.iter().any(|(named, count)| named == version && *count > 0))
+        .filter(|version| !usage.iter().any(|(named, count)| named == version && *count > 0))
         .collect()
 }
 
@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn only_a_version_that_nothing_names_is_destroyed() {
         let versions = [info(1, 9), info(2, 9), info(3, 9)];
-        let census = [(KeyVersion(2), 1), (KeyVersion(3), 8)];
-        assert_eq!(retirable(&versions, KeyVersion(3), &census), [KeyVersion(1)]);
+        let usage = [(KeyVersion(2), 1), (KeyVersion(3), 8)];
+        assert_eq!(retirable(&versions, KeyVersion(3), &usage), [KeyVersion(1)]);
         assert_eq!(retirable(&versions, KeyVersion(1), &[]), []);
     }
 }

@@ -147,9 +147,9 @@ impl Store for SqliteStore {
         self.db.read("find due purges", move |c| tenants::purges_due(c, now)).await
     }
 
-    async fn census(&self, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>, StoreError> {
+    async fn usage(&self, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>, StoreError> {
         let id = id.clone();
-        self.db.read("take census", move |c| tenants::census(c, &id)).await
+        self.db.read("count key usage", move |c| tenants::usage(c, &id)).await
     }
 
     async fn grant(&self, key: &GrantKey) -> Result<Option<Grant>, StoreError> {

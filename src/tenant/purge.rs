@@ -20,7 +20,7 @@ const REVOCATION_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 /// What a purge destroyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Purged {
-    /// Key versions the tenant had over its life, all destroyed.
+    /// Key versions the tenant had over its lifetime, all destroyed.
     pub key_versions: u32,
     /// Grants deleted.
     pub grants: u64,
@@ -46,7 +46,7 @@ impl TenantService {
         for tenant in due {
             match self.purge(&tenant.id, Some(now)).await {
                 Err(failure) if failure.reason() == Reason::PurgeNotScheduled => {
-                    tracing::info!(tenant.id = %tenant.id, "a purge was taken back or put off just in time");
+                    tracing::info!(tenant.id = %tenant.id, "a purge was taken back or postponed just in time");
                 }
                 Ok(purged) => {
                     finished += 1;
@@ -82,7 +82,7 @@ impl TenantService {
             Ok(_) => {}
             Err(TenantRefused::WrongState) if due_by.is_some() => {
                 self.recorded(id, "taken back", None).await?;
-                return Err(Failure::new(Reason::PurgeNotScheduled, "the purge was taken back or put off"));
+                return Err(Failure::new(Reason::PurgeNotScheduled, "the purge was taken back or postponed"));
             }
             Err(
                 TenantRefused::NotFound

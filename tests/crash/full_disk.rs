@@ -48,7 +48,7 @@ async fn an_audit_log_that_cannot_be_written_stops_everything() {
     world.take().stop().await;
     audit::verify(&world.file("audit.jsonl"), None).unwrap();
     let log = std::fs::read_to_string(world.file("audit.jsonl")).unwrap();
-    assert!(log.contains("entries_lost"), "the log does not say that it was out of order");
+    assert!(log.contains("entries_lost"), "the log does not say that it was unavailable");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,17 +103,17 @@ async fn an_answer_that_comes_while_the_store_is_full_is_kept_until_there_is_spa
     let mut client = world.client("mail").await;
     let call = tokio::spawn(async move { client.tokens.get_access_token(fresh("ada")).await });
     let (mut client, request) = (world.client("web").await, world.exchange_request("new"));
-    let intake = tokio::spawn(async move { client.grants.exchange_on_behalf_of(request).await });
+    let enrolment = tokio::spawn(async move { client.grants.exchange_on_behalf_of(request).await });
     gate.reached(2).await;
     world.binary().limit_files(Some(world.length("vault.db-wal") + 100));
     gate.release();
     world.binary().logged("cannot record an answer").await;
     becomes(&world, ServingStatus::NotServing).await;
-    assert!(!call.is_finished() && !intake.is_finished(), "an answer left before its token was durable");
+    assert!(!call.is_finished() && !enrolment.is_finished(), "an answer left before its token was durable");
 
     world.binary().limit_files(None);
     call.await.unwrap().unwrap();
-    intake.await.unwrap().unwrap();
+    enrolment.await.unwrap().unwrap();
     becomes(&world, ServingStatus::Serving).await;
     world.take().stop().await;
 

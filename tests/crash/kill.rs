@@ -24,7 +24,7 @@ use crate::world::{TENANT, World, describe, fresh, length, reason, usual};
 enum Moment {
     /// The provider has the request and has not looked at it.
     Unspent,
-    /// The provider has spent the token and not answered.
+    /// The provider has used the token and not answered.
     Spent,
     /// A file of the vault has grown this often since the call began.
     Grown(&'static str, u32),
@@ -65,11 +65,11 @@ async fn a_killed_redemption_is_never_silently_broken() {
     }
     assert_eq!(world.provider.stats().reuse_detected, 0, "the vault used an old refresh token");
     world.take().stop().await;
-    end_of_doubts(&world, &doubts).await;
+    resolved(&world, &doubts).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_intake_leaves_what_was_there() {
+async fn a_killed_enrolment_leaves_what_was_there() {
     let mut world = World::new(&Settings::default()).await;
     world.exchange("ada").await.unwrap();
     for moment in
@@ -219,8 +219,8 @@ async fn says_so(world: &World, grant: &Grant) {
 }
 
 /// Opens the files in this process, where the clock can be moved, and looks how
-/// the doubts end.
-async fn end_of_doubts(world: &World, doubts: &Doubts) {
+/// the outcomes are known.
+async fn resolved(world: &World, doubts: &Doubts) {
     let clock = Arc::new(ShiftedClock::new());
     clock.advance(Duration::from_secs(600));
     let ambient = Ambient { clock, entropy: OsEntropy::shared() };

@@ -102,7 +102,7 @@ pub(crate) async fn describe(
     Ok(answer.into_inner().grant.unwrap())
 }
 
-/// For the token that the intake brought, or one of the same kind.
+/// For the token that the enrolment brought, or one of the same kind.
 pub(crate) fn usual(user: &str) -> proto::GetAccessTokenRequest {
     proto::GetAccessTokenRequest {
         tenant: TENANT.into(),

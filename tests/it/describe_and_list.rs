@@ -15,23 +15,23 @@ async fn a_grant_is_described_as_it_is() {
         .to_owned();
     let stand = Stand::with(Options::default(), Settings { profile, ..Settings::default() }).await;
     stand.tenant().await;
-    let taken_in = stand.grant("ada").await;
-    assert_eq!(stand.describe("ada").await, taken_in);
-    assert_eq!(taken_in.state(), GrantState::Active);
-    assert_eq!((taken_in.tenant.as_str(), taken_in.client.as_str()), (TENANT, "portal"));
-    assert_eq!((taken_in.generation, taken_in.key_version), (1, 1));
-    assert_eq!(taken_in.scopes, ["mail.read"]);
-    assert_eq!(taken_in.issuer, stand.provider.issuer());
-    assert_eq!((taken_in.cause.as_str(), &taken_in.probe_after_time), ("", &None));
+    let enrolled = stand.grant("ada").await;
+    assert_eq!(stand.describe("ada").await, enrolled);
+    assert_eq!(enrolled.state(), GrantState::Active);
+    assert_eq!((enrolled.tenant.as_str(), enrolled.client.as_str()), (TENANT, "portal"));
+    assert_eq!((enrolled.generation, enrolled.key_version), (1, 1));
+    assert_eq!(enrolled.scopes, ["mail.read"]);
+    assert_eq!(enrolled.issuer, stand.provider.issuer());
+    assert_eq!((enrolled.cause.as_str(), &enrolled.probe_after_time), ("", &None));
 
     stand.advance(TOKENS_EXPIRED);
     stand.token("ada").await.unwrap();
     let used = stand.describe("ada").await;
     let seconds = |time: &Option<prost_types::Timestamp>| time.as_ref().unwrap().seconds;
-    assert_eq!(used.create_time, taken_in.create_time);
-    assert!(seconds(&used.refresh_time) >= seconds(&taken_in.refresh_time) + 3700);
+    assert_eq!(used.create_time, enrolled.create_time);
+    assert!(seconds(&used.refresh_time) >= seconds(&enrolled.refresh_time) + 3700);
     assert_eq!(seconds(&used.idle_expire_time), seconds(&used.refresh_time) + 86_400);
-    assert_eq!(used.absolute_expire_time, taken_in.absolute_expire_time);
+    assert_eq!(used.absolute_expire_time, enrolled.absolute_expire_time);
     assert_eq!(seconds(&used.absolute_expire_time), seconds(&used.create_time) + 864_000);
 }
 

@@ -1,4 +1,4 @@
-//! ExchangeOnBehalfOf: whose token is taken in, and what is refused before the
+//! ExchangeOnBehalfOf: whose token is accepted, and what is refused before the
 //! provider hears of it.
 
 use base64::Engine as _;
@@ -129,7 +129,7 @@ async fn a_new_exchange_replaces_all_that_the_grant_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_tenant_is_made_at_intake_only_where_the_configuration_says_so() {
+async fn an_unknown_tenant_is_made_at_enrolment_only_where_the_configuration_says_so() {
     let stand = Stand::new().await;
     let refusal = stand.exchange(stand.exchange_request("ada")).await.refused();
     assert_eq!((refusal.code, refusal.reason.as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));

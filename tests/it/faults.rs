@@ -233,8 +233,8 @@ async fn rotation_with(nth: usize, fault: StoreFault) {
         assert_eq!(run.reseal_failed, 0, "{case}");
     }
     stand.faults.assert_met();
-    let census = stand.census().await;
-    assert_eq!(census.iter().filter(|(_, _, values)| *values > 0).count(), 1, "{case}: {census:?}");
+    let usage = stand.usage().await;
+    assert_eq!(usage.iter().filter(|(_, _, values)| *values > 0).count(), 1, "{case}: {usage:?}");
     stand.advance(TOKENS_EXPIRED);
     stand.token("ada").await.unwrap_or_else(|status| panic!("{case}: {status:?}"));
     assert!(stand.provider.family_alive("ada"), "{case}");

@@ -161,7 +161,7 @@ async fn a_refused_choice_is_remembered_though_the_grant_could_not_be_asked() {
     assert_eq!(stand.token_requests(), before + 2);
 }
 
-/// Such a provider spends the token before it looks at the scopes. Only the
+/// Such a provider redeems the token before it looks at the scopes. Only the
 /// grant's own request can tell, and then it is said aloud, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_target_that_used_the_token_up_is_a_loss_with_its_cause() {
@@ -350,7 +350,7 @@ async fn an_answered_challenge_costs_those_without_one_nothing() {
     }
 }
 
-/// Many who ask for different things at once, at the moment of expiry.
+/// Many who ask for different things at once, right now of expiry.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_callers_with_many_wishes_never_use_a_token_twice() {
     let stand = Kind::Strict.stand().await;

@@ -257,12 +257,13 @@ async fn a_start_does_not_put_an_old_import_over_a_newer_consent() {
 async fn an_answer_in_a_newer_format_is_kept() {
     // Four bytes of magic, then the format.
     const TURN: &str =
-        "UPDATE intake SET answer = CAST(substr(answer, 1, 4) || ?1 || substr(answer, 6) AS BLOB)";
+        "UPDATE enrolment SET answer = CAST(substr(answer, 1, 4) || ?1 || substr(answer, 6) AS BLOB)";
     let mut stand = held().await;
     stand.stop().await;
     let format: Vec<u8> = {
         let file = stand.database();
-        let format = file.query_row("SELECT substr(answer, 5, 1) FROM intake", [], |row| row.get(0)).unwrap();
+        let format =
+            file.query_row("SELECT substr(answer, 5, 1) FROM enrolment", [], |row| row.get(0)).unwrap();
         assert_eq!(file.execute(TURN, [b"\x7f".as_slice()]).unwrap(), 1);
         format
     };

@@ -29,7 +29,7 @@ async fn an_unknown_tenant_a_foreign_tenant_and_an_unknown_grant_look_the_same()
         assert_eq!((refusal.code, refusal.reason.as_str()), (Code::NotFound, "GRANT_NOT_FOUND"));
         assert_eq!(refusal.retry, None);
     }
-    assert_eq!(stand.provider.stats().token_requests, 1, "the intake alone");
+    assert_eq!(stand.provider.stats().token_requests, 1, "the enrolment alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +68,7 @@ async fn a_scope_outside_the_grant_is_refused_before_the_provider_is_asked() {
     let before = stand.provider.stats();
     let refusal = stand.token_with("ada", |r| r.scopes = vec!["files.read".into()]).await.refused();
     assert_eq!((refusal.code, refusal.reason.as_str()), (Code::FailedPrecondition, "SCOPE_NOT_GRANTED"));
-    // Such a provider spends the token before it refuses the resource.
+    // Such a provider redeems the token before it refuses the resource.
     let resource = stand.token_with("ada", |r| r.resource = "https://typo.example".into()).await.refused();
     assert_eq!(resource.reason, "SCOPE_NOT_GRANTED");
     assert_eq!(stand.provider.stats(), before);
@@ -126,9 +126,10 @@ async fn a_claims_challenge_goes_past_memory_to_the_provider() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_lives_at_least_as_long_as_asked() {
-    let life = Duration::from_secs(1200);
+    let lifetime = Duration::from_secs(1200);
     let stand =
-        Stand::with(Options { access_token_lifetime: life, ..Options::default() }, Settings::default()).await;
+        Stand::with(Options { access_token_lifetime: lifetime, ..Options::default() }, Settings::default())
+            .await;
     stand.tenant().await;
     stand.grant("ada").await;
     let at_least = |seconds| prost_types::Duration { seconds, nanos: 0 };
@@ -146,9 +147,10 @@ async fn a_token_lives_at_least_as_long_as_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_shorter_than_asked_is_handed_out_and_does_not_cost_a_request_each_time() {
-    let life = Duration::from_secs(300);
+    let lifetime = Duration::from_secs(300);
     let stand =
-        Stand::with(Options { access_token_lifetime: life, ..Options::default() }, Settings::default()).await;
+        Stand::with(Options { access_token_lifetime: lifetime, ..Options::default() }, Settings::default())
+            .await;
     stand.tenant().await;
     stand.grant("ada").await;
     let asked = stand.provider.stats().token_requests;

@@ -124,7 +124,7 @@ impl Stand {
     }
 
     /// The test makes the provider see an old refresh token again, as a probe of
-    /// a token that was spent does.
+    /// a token that was used does.
     pub(crate) fn expect_reuse(&self) {
         self.expects_reuse.store(true, Ordering::SeqCst);
     }

@@ -57,8 +57,8 @@ impl Stand {
         Ok(answer.into_inner().key_version.unwrap())
     }
 
-    /// The census: version, state, sealed values.
-    pub(crate) async fn census(&self) -> Vec<(u32, proto::KeyState, u64)> {
+    /// The usage: version, state, sealed values.
+    pub(crate) async fn usage(&self) -> Vec<(u32, proto::KeyState, u64)> {
         let request = proto::DescribeTenantKeysRequest { tenant: TENANT.into() };
         let answer = self.client("auditor").await.tenants.describe_tenant_keys(request).await.unwrap();
         let versions = answer.into_inner().key_versions;

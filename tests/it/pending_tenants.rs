@@ -137,7 +137,7 @@ async fn of_many_enrolments_at_once_those_that_succeed_keep_the_tenant() {
         let kept = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         assert_eq!(kept, 6, "{outcomes:?}");
         assert_eq!(stand.contoso().await.grant_count, 6);
-        assert_eq!(stand.census().await.len(), 1);
+        assert_eq!(stand.usage().await.len(), 1);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A provider that fails: what the caller is told, that no token is lost that
 //! need not be, and that a lost one is called lost.
 //!
-//! At a strict provider most failures leave a doubt, which the vault settles by
+//! At a strict provider most failures leave an unknown outcome, which the vault resolves by
 //! itself once a forgotten request can do no harm.
 
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::relay::Relay;
 /// Past every pause that follows a failure.
 const BACKED_OFF: Duration = Duration::from_secs(11);
 
-/// Past the moment from which a doubt may be looked into.
+/// Past the moment from which an unknown outcome may be probed.
 const PROBE_IS_DUE: Duration = Duration::from_secs(130);
 
 const GRACE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_without_tokens_is_a_doubt_that_ends_well_when_nothing_was_spent() {
+async fn an_answer_without_tokens_is_an_unknown_outcome_that_is_resolved_when_nothing_was_used() {
     let faults = [
         Fault::EmptyBody400,
         Fault::Html { status: 200, consumes: false },
@@ -63,19 +63,19 @@ async fn an_answer_without_tokens_is_a_doubt_that_ends_well_when_nothing_was_spe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_answer_is_a_doubt_until_the_provider_has_been_asked_in_good_time() {
+async fn a_lost_answer_is_an_unknown_outcome_until_the_provider_has_been_asked_in_good_time() {
     let (stand, _) = expired(Stand::new().await, 1).await;
     stand.expect_reuse();
     stand.provider.script(Fault::CloseBeforeAnswer { consume: true }, 1);
     let asked = stand.provider.stats().token_requests + 1;
     let first = stand.token("user-0").await.refused();
-    assert_doubt(&first, 120..=130);
+    assert_in_doubt(&first, 120..=130);
 
     // Nobody asks the provider before it is safe, however often a token is
     // wanted; what was remembered of the refusal is long forgotten.
     stand.advance(Duration::from_secs(100));
     for _ in 0..3 {
-        assert_doubt(&stand.token("user-0").await.refused(), 20..=30);
+        assert_in_doubt(&stand.token("user-0").await.refused(), 20..=30);
     }
     let grant = stand.describe("user-0").await;
     assert_eq!((grant.state(), grant.cause.as_str()), (GrantState::InDoubt, "interrupted"));
@@ -101,7 +101,7 @@ async fn a_lost_answer_is_a_doubt_until_the_provider_has_been_asked_in_good_time
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_spoiled_answer_that_spent_the_token_ends_as_lost_at_a_strict_provider() {
+async fn every_spoiled_answer_that_used_the_token_ends_as_lost_at_a_strict_provider() {
     let faults = [
         Fault::HalfBody { consume: true },
         Fault::Html { status: 200, consumes: true },
@@ -111,7 +111,7 @@ async fn every_spoiled_answer_that_spent_the_token_ends_as_lost_at_a_strict_prov
     stand.expect_reuse();
     for (user, fault) in users.iter().zip(&faults) {
         stand.provider.script(fault.clone(), 1);
-        assert_doubt(&stand.token(user).await.refused(), 120..=130);
+        assert_in_doubt(&stand.token(user).await.refused(), 120..=130);
     }
     stand.advance(PROBE_IS_DUE);
     for user in &users {
@@ -134,7 +134,7 @@ async fn a_grace_window_brings_a_lost_token_back() {
     for (user, fault) in users.iter().zip(&faults) {
         stand.provider.script(fault.clone(), 1);
         // A second later it may be tried again, within the window.
-        assert_doubt(&stand.token(user).await.refused(), 0..=1);
+        assert_in_doubt(&stand.token(user).await.refused(), 0..=1);
     }
     for user in &users {
         assert_eq!(stand.until(user, GrantState::Active).await.generation, 2);
@@ -236,7 +236,11 @@ async fn a_provider_that_is_down_costs_nothing() {
         assert!(refusal.retry.is_some());
     }
     let grant = stand.describe(user).await;
-    assert_eq!((grant.state(), grant.generation), (GrantState::Active, 1), "no byte was sent, so no doubt");
+    assert_eq!(
+        (grant.state(), grant.generation),
+        (GrantState::Active, 1),
+        "no byte was sent, so no unknown outcome"
+    );
 
     line.up().await;
     assert_eq!(stand.token(user).await.refused().reason, "PROVIDER_UNAVAILABLE", "it backs off");
@@ -321,7 +325,7 @@ async fn a_living_token_is_handed_out_while_its_grant_is_in_doubt() {
     stand.until("ada", GrantState::InDoubt).await;
     let asked = stand.provider.stats().token_requests;
 
-    // Also when more life is wanted than it has; and nobody looks into the doubt
+    // Also when a longer lifetime is wanted than it has; and nobody probes
     // meanwhile, since that might take the token away from those who use it.
     stand.advance(Duration::from_secs(500));
     for _ in 0..2 {
@@ -331,7 +335,7 @@ async fn a_living_token_is_handed_out_while_its_grant_is_in_doubt() {
         assert_eq!(answer.access_token, living.access_token);
     }
     let other = stand.token_with("ada", |r| r.scopes = vec!["files.read".into()]).await.refused();
-    assert_doubt(&other, 150..=200);
+    assert_in_doubt(&other, 150..=200);
     assert_eq!(stand.provider.stats().token_requests, asked);
 
     // It is nearly over.
@@ -343,7 +347,7 @@ async fn a_living_token_is_handed_out_while_its_grant_is_in_doubt() {
 
 /// A user's answer is in doubt, for about so many seconds.
 #[track_caller]
-fn assert_doubt(refusal: &Refusal, seconds: std::ops::RangeInclusive<u64>) {
+fn assert_in_doubt(refusal: &Refusal, seconds: std::ops::RangeInclusive<u64>) {
     assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unavailable, "GRANT_IN_DOUBT"));
     let retry = refusal.retry.unwrap();
     assert!(seconds.contains(&retry.as_secs()), "{retry:?}");

@@ -104,7 +104,7 @@ async fn a_window_that_ends_purges_by_itself() {
     assert_eq!((purged.grant_count, purged.active_key_version), (0, 0));
     let late = stand.restore().await.unwrap_err();
     assert_eq!(reason(&late), "TENANT_PURGED");
-    assert_eq!(stand.census().await, [(1, KeyState::Destroyed, 0)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Destroyed, 0)]);
     // Nobody called for it just now, and it is on record all the same.
     let audit = std::fs::read_to_string(stand.files.directory().join("audit.jsonl")).unwrap();
     let own: Vec<_> = audit.lines().filter(|line| line.contains("system:purge")).collect();
@@ -215,16 +215,16 @@ async fn a_late_answer_is_revoked_and_never_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_intake_is_revoked_and_never_stored() {
+async fn a_late_enrolment_is_revoked_and_never_stored() {
     let mut stand = Stand::new().await;
     stand.tenant().await;
     let gate = stand.hang();
     let (mut client, request) = (stand.client("web").await, stand.exchange_request("ada"));
-    let intake = tokio::spawn(async move { client.grants.exchange_on_behalf_of(request).await });
+    let enrolment = tokio::spawn(async move { client.grants.exchange_on_behalf_of(request).await });
     gate.reached(1).await;
     stand.purge_now(TENANT).await.unwrap();
     gate.release();
-    assert_eq!(reason(&intake.await.unwrap().unwrap_err()), "TENANT_PURGED");
+    assert_eq!(reason(&enrolment.await.unwrap().unwrap_err()), "TENANT_PURGED");
     assert!(!stand.provider.family_alive("ada"));
     stand.stop().await;
     assert!(stand.sealed_tokens().is_empty());
@@ -311,7 +311,7 @@ async fn a_purge_that_a_crash_interrupted_is_finished_at_the_start() {
     assert!(!stand.files_with(&keys[0]).is_empty());
     stand.start().await;
     assert_eq!(stand.contoso().await.state(), TenantState::Purged);
-    assert_eq!(stand.census().await, [(1, KeyState::Destroyed, 0)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Destroyed, 0)]);
     for bytes in keys.iter().chain(&tokens) {
         assert_eq!(stand.files_with(bytes), Vec::<String>::new());
     }
@@ -338,7 +338,7 @@ async fn a_purge_that_a_reader_holds_up_says_so_and_ends_when_the_reader_has_gon
         assert!(refused.get_details_retry_info().is_some(), "{name}");
         // What matters has happened all the same.
         assert_eq!(stand.contoso().await.state(), TenantState::Purging, "{name}");
-        assert_eq!(stand.census().await, [(1, KeyState::Destroyed, 0)], "{name}");
+        assert_eq!(stand.usage().await, [(1, KeyState::Destroyed, 0)], "{name}");
         assert_eq!(reason(&stand.token("ada").await.unwrap_err()), "TENANT_PURGED", "{name}");
 
         drop(reader);

@@ -51,7 +51,7 @@ async fn a_run_renews_what_is_due_and_seals_the_rest_anew() {
     let mut stand = stand("", DAILY, &["ada", "bob"]).await;
     stand.advance(DAY + TOKENS_EXPIRED);
     stand.grant("eve").await;
-    assert_eq!(stand.census().await, [(1, KeyState::Active, 3)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Active, 3)]);
 
     let reports = stand.rotate(true, false).await;
     let phases: Vec<_> = reports.iter().map(RotationRun::phase).collect();
@@ -61,12 +61,12 @@ async fn a_run_renews_what_is_due_and_seals_the_rest_anew() {
     assert_eq!(refreshes(run), (2, 2, 0));
     assert_eq!((run.versions_created, run.versions_destroyed), (1, 1));
     assert_eq!((run.reseal_total, run.resealed, run.reseal_failed), (1, 1, 0));
-    assert_eq!(stand.census().await, [(1, KeyState::Destroyed, 0), (2, KeyState::Active, 3)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Destroyed, 0), (2, KeyState::Active, 3)]);
     assert_eq!(generations(&stand, &["ada", "bob", "eve"]).await, [2, 2, 1]);
     assert_eq!(stand.provider.stats().refreshes, 2, "a grant that was not due was refreshed");
     assert_eq!(stand.rotation().await.run.as_ref(), Some(run));
 
-    // What was sealed anew still opens, also in a new process.
+    // What was re-sealed still opens, also in a new process.
     stand.restart().await;
     for user in ["ada", "bob", "eve"] {
         stand.token(user).await.unwrap();
@@ -170,7 +170,7 @@ async fn a_run_that_a_stop_interrupted_goes_on_at_the_start() {
     assert_eq!(generations(&stand, &users).await, [2; 6], "a grant was refreshed twice in one run");
     let stats = stand.provider.stats();
     assert_eq!((stats.refreshes, stats.reuse_detected), (6, 0));
-    assert_eq!(stand.census().await, [(1, KeyState::Destroyed, 0), (2, KeyState::Active, 6)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Destroyed, 0), (2, KeyState::Active, 6)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,7 +231,7 @@ async fn a_token_that_cannot_be_opened_is_counted_and_keeps_its_key_and_others_g
     let run = stand.rotate(true, false).await.pop().unwrap();
     assert_eq!((run.reseal_total, run.resealed, run.reseal_failed), (3, 1, 2));
     assert_eq!(run.versions_destroyed, 0, "a key was destroyed that values still name");
-    assert_eq!(stand.census().await, [(1, KeyState::Deactivated, 2), (2, KeyState::Active, 1)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Deactivated, 2), (2, KeyState::Active, 1)]);
     assert_eq!(stand.audited("GRANT_UNREADABLE"), 2);
     let before = stand.provider.stats().token_requests;
     for user in ["ada", "bob"] {
@@ -275,5 +275,5 @@ async fn the_schedule_fires_and_shows_that_it_is_alive() {
     let stand = stand("", "[rotation]\nschedule = \"*/2 * * * * *\"\n", &["ada"]).await;
     let run = stand.ended_run(|run| run.trigger == "schedule").await;
     stand.ended_run(|next| next.run_id != run.run_id && next.trigger == "schedule").await;
-    eventually("a sign of life", async || stand.rotation().await.last_tick_time).await;
+    eventually("a heartbeat", async || stand.rotation().await.last_tick_time).await;
 }

@@ -3,7 +3,7 @@
 use crate::harness::{Stand, TOKENS_EXPIRED, reason};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_is_taken_in_used_renewed_and_survives_a_restart() {
+async fn a_grant_is_enrolled_used_renewed_and_survives_a_restart() {
     let mut stand = Stand::new().await;
     stand.tenant().await;
     let grant = stand.grant("ada").await;
@@ -11,7 +11,7 @@ async fn a_grant_is_taken_in_used_renewed_and_survives_a_restart() {
     assert_eq!(grant.generation, 1);
 
     let first = stand.token("ada").await.unwrap();
-    assert!(first.from_cache, "the token of the intake is used");
+    assert!(first.from_cache, "the token of the enrolment is used");
     stand.advance(TOKENS_EXPIRED);
     let second = stand.token("ada").await.unwrap();
     assert!(!second.from_cache);

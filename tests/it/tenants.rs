@@ -62,19 +62,19 @@ async fn a_new_version_seals_what_comes_and_the_census_follows() {
     let unknown = stand.rotate_key().await.unwrap_err();
     assert_eq!((unknown.code(), reason(&unknown).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     stand.tenant().await;
-    assert_eq!(stand.census().await, [(1, KeyState::Active, 0)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Active, 0)]);
     for user in ["ada", "bob"] {
         stand.grant(user).await;
     }
     assert_eq!(stand.contoso().await.grant_count, 2);
     assert_eq!(stand.rotate_key().await.unwrap().version, 2);
-    assert_eq!(stand.census().await, [(1, KeyState::Deactivated, 2), (2, KeyState::Active, 0)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Deactivated, 2), (2, KeyState::Active, 0)]);
     stand.advance(TOKENS_EXPIRED);
     stand.token("ada").await.unwrap();
-    assert_eq!(stand.census().await, [(1, KeyState::Deactivated, 1), (2, KeyState::Active, 1)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Deactivated, 1), (2, KeyState::Active, 1)]);
     stand.restart().await;
     stand.grant("eve").await;
-    assert_eq!(stand.census().await, [(1, KeyState::Deactivated, 1), (2, KeyState::Active, 2)]);
+    assert_eq!(stand.usage().await, [(1, KeyState::Deactivated, 1), (2, KeyState::Active, 2)]);
     assert_eq!(stand.contoso().await.active_key_version, 2);
     // What the old version sealed still opens.
     stand.token("bob").await.unwrap();

@@ -51,7 +51,7 @@ const provider = new Provider(issuer, {
   claims: { openid: ['sub', 'oid', 'tid'] },
   conformIdTokenClaims: false,
   findAccount: (_ctx, id) => ({ accountId: id, claims: () => ({ sub: id, oid: id, tid: TENANT }) }),
-  // Called after everything was checked and before anything is spent.
+  // Called after everything was checked and before anything is used.
   rotateRefreshToken: (ctx) => {
     refuseWithoutSecondFactor(ctx.oidc.entities.RefreshToken.accountId);
     return true;

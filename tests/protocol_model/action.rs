@@ -12,7 +12,7 @@ use crate::design::{Design, Exclusion, Journal, Sleep};
 pub(crate) enum Refusing {
     /// With a word of its own, the token untouched.
     Untouched,
-    /// With a word of its own, and the token is spent all the same.
+    /// With a word of its own, and the token is used all the same.
     Spent,
     /// It calls the token invalid, which it is not.
     CalledInvalid,
@@ -50,7 +50,7 @@ pub(crate) enum Action {
     Restart(usize),
     StoreFails,
     StoreReturns,
-    /// The user consents anew, and an intake replaces the grant.
+    /// The user consents anew, and an enrolment replaces the grant.
     Replace,
     Tick,
 }
@@ -141,7 +141,7 @@ impl World {
             if self.owner_may_be_dead(design) {
                 actions.push(Action::OwnerDied);
             }
-            if self.spent.intakes < bounds.intakes {
+            if self.spent.enrolments < bounds.enrolments {
                 actions.push(Action::Replace);
             }
             if self.spent.outages < bounds.outages {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use obo_vault::domain::grant::{Asks, Attempt, AttemptId, DoubtCause, Epoch, GrantState, Owner};
+use obo_vault::domain::grant::{Asks, Attempt, AttemptId, Epoch, GrantState, InDoubtCause, Owner};
 use obo_vault::domain::protocol::bounds::SEND_WITHIN;
 use obo_vault::domain::protocol::{self, Advanced, Alert, AttemptRef, Claim, End, Refused, State};
 use uuid::Uuid;
@@ -117,8 +117,8 @@ impl World {
             }
             Action::StoreReturns => self.store_is_up = true,
             Action::Replace => {
-                self.spent.intakes += 1;
-                let next = State::enrolled(Some(self.row.generation), lineage(self.spent.intakes));
+                self.spent.enrolments += 1;
+                let next = State::enrolled(Some(self.row.generation), lineage(self.spent.enrolments));
                 self.verdicts.went_back |= next.generation <= self.row.generation;
                 self.row = next;
                 self.stored_token = self.provider.begin_family();
@@ -134,19 +134,19 @@ impl World {
 
     fn claim(&mut self, design: &Design, i: usize, is_choice: bool) {
         let id = AttemptId(Uuid::from_u128(u128::from(self.spent.attempts)));
-        let life = SEND_WITHIN + ASSERTION_MARGIN + design.profile.assertion_tolerance;
+        let lifetime = SEND_WITHIN + ASSERTION_MARGIN + design.profile.assertion_tolerance;
         let claim = Claim {
             attempt: id,
             owner: Owner(Uuid::from_u128(u128::try_from(i).unwrap_or_default())),
             asks: if is_choice && design.knows_whose_request { Asks::Target } else { Asks::Grant },
-            fenced_at: design.fenced.then(|| NOW.plus(life)),
+            fenced_at: design.fenced.then(|| NOW.plus(lifetime)),
         };
         let seen = match (design.exclusion, &self.row.grant) {
             (Exclusion::TimeToLive, GrantState::Sending(a)) if a.started_at < NOW => {
                 self.row_with(GrantState::Active)
             }
             (Exclusion::AdoptsLive, GrantState::Sending(attempt)) => {
-                let (cause, probe_after) = (DoubtCause::OwnerDied, NOW.minus(Duration::from_millis(1)));
+                let (cause, probe_after) = (InDoubtCause::OwnerDied, NOW.minus(Duration::from_millis(1)));
                 self.row_with(GrantState::InDoubt { attempt: attempt.clone(), cause, probe_after })
             }
             _ => self.row.clone(),

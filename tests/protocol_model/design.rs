@@ -87,7 +87,7 @@ pub(crate) struct Bounds {
     /// Outages of the store.
     pub(crate) outages: u8,
     /// Intakes that replace the grant.
-    pub(crate) intakes: u8,
+    pub(crate) enrolments: u8,
     /// Requests whose scopes, resource or claims a caller chose.
     pub(crate) choices: u8,
     /// Commits whose acknowledgement is lost.
@@ -132,8 +132,11 @@ impl Design {
     }
 
     /// Users who consent anew at any moment.
-    pub(crate) fn protocol_with_an_intake() -> Self {
-        Self { bounds: Bounds { crashes: 0, faults: 1, outages: 0, intakes: 1, ..STORM }, ..Self::protocol() }
+    pub(crate) fn protocol_with_an_enrolment() -> Self {
+        Self {
+            bounds: Bounds { crashes: 0, faults: 1, outages: 0, enrolments: 1, ..STORM },
+            ..Self::protocol()
+        }
     }
 
     /// Commits that happen and are never acknowledged.
@@ -272,7 +275,7 @@ const STORM: Bounds = Bounds {
     crashes: 1,
     faults: 2,
     outages: 1,
-    intakes: 0,
+    enrolments: 0,
     choices: 0,
     lost_acknowledgements: 0,
 };
@@ -284,7 +287,7 @@ const PEACE: Bounds = Bounds {
     crashes: 0,
     faults: 0,
     outages: 0,
-    intakes: 0,
+    enrolments: 0,
     choices: 0,
     lost_acknowledgements: 0,
 };

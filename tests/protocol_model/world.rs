@@ -132,7 +132,7 @@ struct Spent {
     crashes: u8,
     faults: u8,
     outages: u8,
-    intakes: u8,
+    enrolments: u8,
     choices: u8,
     lost_acknowledgements: u8,
 }

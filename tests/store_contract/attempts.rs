@@ -3,7 +3,7 @@
 //! written whole, once, however often it is told.
 
 use obo_vault::domain::grant::{
-    Asks, Attempt, DoubtCause, Epoch, Generation, Grant, GrantId, GrantState, Lineage,
+    Asks, Attempt, Epoch, Generation, Grant, GrantId, GrantState, InDoubtCause, Lineage,
 };
 use obo_vault::domain::profile::Profile;
 use obo_vault::domain::protocol::{Advanced, AttemptRef, End, Refusal, Says};
@@ -83,7 +83,7 @@ pub(crate) async fn an_unknown_outcome_is_probed_once_and_by_the_grants_own_requ
     let refused = store.claim(choice).await.unwrap().unwrap_err();
     assert_eq!(refused, ClaimRefused::Protocol(Refusal::OwnRequestFirst));
     let probe =
-        Attempt { epoch: Epoch(1), started_at: due, follows: Some(DoubtCause::Interrupted), ..attempt(12) };
+        Attempt { epoch: Epoch(1), started_at: due, follows: Some(InDoubtCause::Interrupted), ..attempt(12) };
     let got = store.claim(Claim { at: due, ..claim(&ada, 12) }).await.unwrap().unwrap();
     assert_eq!(got.grant.state, GrantState::Sending(probe));
     let second = store.claim(Claim { at: due, ..claim(&ada, 13) }).await.unwrap();
@@ -124,7 +124,7 @@ pub(crate) async fn a_commit_told_again_is_done_and_changes_nothing(make: Make) 
     };
     assert_eq!(renewed, expected);
     assert!(store.open_attempts().await.unwrap().is_empty());
-    assert_eq!(store.census(&acme()).await.unwrap(), [(V1, 1)], "the answer outlived the commit");
+    assert_eq!(store.usage(&acme()).await.unwrap(), [(V1, 1)], "the answer outlived the commit");
     let again = ended(store, commit.clone()).await;
     assert_eq!((again.outcome, again.grant), (Advanced::Repeated, Some(renewed.clone())));
 
@@ -256,7 +256,7 @@ pub(crate) async fn an_attempt_ends_in_every_state(make: Make) {
         assert_eq!((&stored.grant, stored.sealed.as_bytes()), (&expected, b"token 1 of ada".as_slice()));
         let stays = usize::from(matches!(grant.state, GrantState::InDoubt { .. }));
         assert_eq!(store.open_attempts().await.unwrap().len(), stays, "{end:?}");
-        assert_eq!(store.census(&acme()).await.unwrap(), [(V1, 1)], "{end:?} kept an answer");
+        assert_eq!(store.usage(&acme()).await.unwrap(), [(V1, 1)], "{end:?} kept an answer");
         let later = at(1_000_000);
         let again = store.claim(Claim { at: later, ..claim(&grant, 13) }).await.unwrap();
         let alive = matches!(grant.state, GrantState::Active | GrantState::InDoubt { .. });
@@ -275,9 +275,10 @@ pub(crate) async fn every_word_of_a_state_survives_the_store(make: Make) {
     let mut choice = claim(&ada, 11);
     choice.claim.asks = Asks::Target;
     let sending = store.claim(choice).await.unwrap().unwrap().grant;
-    for (says, cause) in
-        [(Says::Nothing, DoubtCause::TargetRefused), (Says::InvalidGrant, DoubtCause::TargetCalledInvalid)]
-    {
+    for (says, cause) in [
+        (Says::Nothing, InDoubtCause::TargetRefused),
+        (Says::InvalidGrant, InDoubtCause::TargetCalledInvalid),
+    ] {
         let mut backend = make();
         let store = backend.store();
         with_acme(store).await;

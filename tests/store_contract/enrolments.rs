@@ -189,7 +189,7 @@ pub(crate) async fn an_enrolment_is_sealed_under_the_newest_version(make: Make) 
     assert_eq!(store.open_enrolments().await.unwrap()[0].answer.as_ref().unwrap().as_bytes(), b"new");
     let (grant, _) = store.commit_enrolment(kept(&ada, V2)).await.unwrap().unwrap();
     assert_eq!(grant.key_version, V2);
-    assert_eq!(store.census(&acme()).await.unwrap(), [(V2, 1)]);
+    assert_eq!(store.usage(&acme()).await.unwrap(), [(V2, 1)]);
 }
 
 pub(crate) async fn an_abandoned_enrolment_commits_nothing(make: Make) {

@@ -175,7 +175,7 @@ pub(crate) async fn a_reseal_moves_what_did_not_move_itself(make: Make) {
         generation: grant.generation,
         from: V1,
         to: V2,
-        sealed: sealed("sealed anew"),
+        sealed: sealed("re-sealed"),
     };
     let early = store.reseal(&acme(), vec![reseal(&stays)]).await.unwrap();
     assert_eq!(early, 0, "sealed under a version that is not the newest");
@@ -190,15 +190,15 @@ pub(crate) async fn a_reseal_moves_what_did_not_move_itself(make: Make) {
     ];
     assert_eq!(store.reseal(&acme(), batch).await.unwrap(), 1);
     let moved = read(store, &stays.key).await;
-    assert_eq!(moved.sealed.as_bytes(), b"sealed anew");
+    assert_eq!(moved.sealed.as_bytes(), b"re-sealed");
     assert_eq!(moved.grant, Grant { key_version: V2, ..stays.clone() });
     assert_eq!(read(store, &renewed.key).await.sealed.as_bytes(), b"a new token");
     assert_eq!(read(store, &elsewhere.key).await.sealed.as_bytes(), b"token 1 of ada");
     assert_eq!(store.reseal(&acme(), vec![reseal(&stays)]).await.unwrap(), 1, "a repeat is counted as done");
     let another = Reseal { sealed: sealed("sealed by another run"), ..reseal(&stays) };
     assert_eq!(store.reseal(&acme(), vec![another]).await.unwrap(), 0, "moved twice");
-    assert_eq!(read(store, &stays.key).await.sealed.as_bytes(), b"sealed anew");
-    // A token on its way is sealed anew as any other; its attempt goes on.
+    assert_eq!(read(store, &stays.key).await.sealed.as_bytes(), b"re-sealed");
+    // A token on its way is re-sealed as any other; its attempt goes on.
     let sending = claimed(store, &moved.grant, 11).await;
     advance(store, V2).await;
     let next = Reseal { from: V2, to: KeyVersion(3), ..reseal(&stays) };
@@ -206,5 +206,5 @@ pub(crate) async fn a_reseal_moves_what_did_not_move_itself(make: Make) {
     ended(store, renewal(&sending, 11, KeyVersion(3))).await;
     store.tombstone(&acme(), None).await.unwrap().unwrap();
     let late = Reseal { generation: Generation(2), from: KeyVersion(3), to: KeyVersion(3), ..reseal(&stays) };
-    assert_eq!(store.reseal(&acme(), vec![late]).await.unwrap(), 0, "sealed anew after the tombstone");
+    assert_eq!(store.reseal(&acme(), vec![late]).await.unwrap(), 0, "re-sealed after the tombstone");
 }

@@ -241,10 +241,10 @@ pub(crate) async fn the_census_counts_tokens_and_answers(make: Make) {
     with_acme(store).await;
     store.create_tenant(&tenant("other"), V1, NOW).await.unwrap().unwrap();
     enrolled(store, 9, key_in("other", "portal", "ada")).await;
-    assert_eq!(store.census(&acme()).await.unwrap(), []);
+    assert_eq!(store.usage(&acme()).await.unwrap(), []);
     let ada = enrolled(store, 1, key("ada")).await;
     enrolled(store, 2, key("bob")).await;
-    assert_eq!(store.census(&acme()).await.unwrap(), [(V1, 2)]);
+    assert_eq!(store.usage(&acme()).await.unwrap(), [(V1, 2)]);
     // Answers under the newest version; the tokens still name the first.
     advance(store, V1).await;
     claimed(store, &ada, 11).await;
@@ -252,8 +252,8 @@ pub(crate) async fn the_census_counts_tokens_and_answers(make: Make) {
     let eve = enrolment(3, key("eve"));
     store.begin_enrolment(&eve).await.unwrap().unwrap();
     assert!(store.record_answer(AnswerOf::Enrolment(eve.attempt), V2, &sealed("answer")).await.unwrap());
-    assert_eq!(store.census(&acme()).await.unwrap(), [(V1, 2), (V2, 2)]);
+    assert_eq!(store.usage(&acme()).await.unwrap(), [(V1, 2), (V2, 2)]);
     ended(store, renewal(&ada, 11, V2)).await;
     store.abandon_enrolment(eve.attempt).await.unwrap();
-    assert_eq!(store.census(&acme()).await.unwrap(), [(V1, 1), (V2, 1)]);
+    assert_eq!(store.usage(&acme()).await.unwrap(), [(V1, 1), (V2, 1)]);
 }

@@ -203,7 +203,7 @@ delegate! {
         write delete_tenant_grants(id: &TenantId) -> Result<u64, StoreError>;
         write finish_purge(id: &TenantId, erased_at: Timestamp) -> Refusable<Tenant, TenantRefused>;
         read purges_due(now: Timestamp) -> Result<Vec<Tenant>, StoreError>;
-        read census(id: &TenantId) -> Result<Vec<(KeyVersion, u64)>, StoreError>;
+        read usage(id: &TenantId) -> Result<Vec<(KeyVersion, u64)>, StoreError>;
         read grant(key: &GrantKey) -> Result<Option<Grant>, StoreError>;
         read sealed_grant(key: &GrantKey) -> Result<Option<SealedGrant>, StoreError>;
         read grants(tenant: &TenantId, client: Option<&ClientId>, after: Option<&GrantCursor>, limit: u32)

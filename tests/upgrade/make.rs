@@ -140,7 +140,8 @@ impl Maker {
         tokio::spawn(async move { drop(web.grants.import_grant(import).await) });
         tokio::spawn(async move { drop(mail.tokens.get_access_token(usual("answered")).await) });
         eventually(async || {
-            let answers = "SELECT (SELECT count(answer) FROM attempt) + (SELECT count(answer) FROM intake)";
+            let answers =
+                "SELECT (SELECT count(answer) FROM attempt) + (SELECT count(answer) FROM enrolment)";
             (self.number("vault.db", answers) == 3).then_some(())
         })
         .await;
@@ -199,7 +200,7 @@ impl Maker {
             SELECT g.tenant, g.subject, g.status, a.answer IS NOT NULL, g.generation, g.key_version
                 FROM grants g LEFT JOIN attempt a ON a.grant_id = g.id
             UNION ALL
-            SELECT tenant, subject, '', answer IS NOT NULL, generation, coalesce(answer_version, 0) FROM intake
+            SELECT tenant, subject, '', answer IS NOT NULL, generation, coalesce(answer_version, 0) FROM enrolment
             ORDER BY 1, 2";
         let mut statement = database.prepare(sql).unwrap();
         let grants = statement.query_map([], |row| {

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::clock::Timestamp;
 use crate::domain::profile::Reuse;
 
-/// All refresh tokens that were ever issued, spent ones included.
+/// All refresh tokens that were ever issued, used ones included.
 #[derive(Debug, Default)]
 pub(super) struct Families {
     families: Vec<Family>,
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn another_client_cannot_spend_or_revoke_a_token() {
+    fn another_client_cannot_redeem_or_revoke_a_token() {
         let mut families = one();
         assert_eq!(families.present("t0", "other", Reuse::Strict, NOW).unwrap_err(), Refused::Unknown);
         assert!(families.revoke("t0", "other").is_none());

@@ -28,7 +28,7 @@ pub enum Fault {
         body: Option<String>,
         /// The content type, in place of `application/json`.
         content_type: Option<String>,
-        /// Whether the refresh token is spent all the same.
+        /// Whether the refresh token is used all the same.
         consumes: bool,
     },
     /// Status 400 without a body; does not consume.
@@ -37,7 +37,7 @@ pub enum Fault {
     Html {
         /// The HTTP status.
         status: u16,
-        /// Whether the refresh token is spent all the same.
+        /// Whether the refresh token is used all the same.
         consumes: bool,
     },
     /// Success without `refresh_token`: the old one stays good.
@@ -62,22 +62,22 @@ pub enum Fault {
     OversizedBody,
     /// The connection is closed without a byte of an answer.
     CloseBeforeAnswer {
-        /// Whether the refresh token is spent first.
+        /// Whether the refresh token is used first.
         consume: bool,
     },
     /// The head and half of the body of a success, then the connection closes.
     HalfBody {
-        /// Whether the refresh token is spent first.
+        /// Whether the refresh token is used first.
         consume: bool,
     },
     /// No answer until the gate opens; then the ordinary one.
     Hang {
-        /// Whether the refresh token is spent before the wait, or after it.
+        /// Whether the refresh token is used before the wait, or after it.
         consume: bool,
         /// What the answer waits for.
         gate: Gate,
     },
-    /// The ordinary answer, this much later; the refresh token is spent before
+    /// The ordinary answer, this much later; the refresh token is used before
     /// the wait.
     Delay(Duration),
     /// Status 307 to another address of the provider; does not consume.

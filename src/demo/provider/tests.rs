@@ -190,7 +190,7 @@ async fn a_user_who_owes_a_second_factor_gets_claims_and_keeps_the_token() {
 }
 
 #[tokio::test]
-async fn without_multi_resource_a_foreign_scope_is_refused_and_a_foreign_resource_spends() {
+async fn without_multi_resource_another_resources_scope_is_refused_and_a_other_resource_redeems() {
     let provider = start(Options { multi_resource: false, ..Options::default() }).await;
     let token = provider.mint_refresh_token("vault", "ada", &[SCOPE]);
     let with = |name: &'static str, value: &'static str| {
@@ -198,10 +198,7 @@ async fn without_multi_resource_a_foreign_scope_is_refused_and_a_foreign_resourc
         post(&provider, "/token", with_secret(form))
     };
     assert_eq!(with("scope", "https://files.example/read").await.error(), "invalid_scope");
-    assert!(
-        provider.current_refresh_token("ada", "vault").unwrap() == token,
-        "invalid_scope spent the token"
-    );
+    assert!(provider.current_refresh_token("ada", "vault").unwrap() == token, "invalid_scope used the token");
     assert_eq!(with("resource", "https://files.example").await.error(), "invalid_target");
     assert!(
         provider.current_refresh_token("ada", "vault").unwrap() != token,
@@ -327,7 +324,7 @@ async fn faults_are_met_in_order_and_then_all_is_well() {
 }
 
 /// Each fault that answers something whole: what it looks like, and whether
-/// the token that was sent is spent afterwards.
+/// the token that was sent is used afterwards.
 #[tokio::test]
 async fn each_whole_fault_does_what_it_says() {
     type Check = fn(&Answer) -> bool;

@@ -49,7 +49,7 @@ impl Inner {
     ) -> Result<Map<String, Value>, Refusal> {
         let refused = || Refusal {
             suberror: Some("bad_token"),
-            ..Refusal::new(400, "invalid_grant", "the refresh token is unknown, spent or revoked")
+            ..Refusal::new(400, "invalid_grant", "the refresh token is unknown, used or revoked")
         };
         let token = form
             .get("refresh_token")
@@ -91,7 +91,7 @@ impl Inner {
             Rotation::Never => None,
         };
         if target_refused {
-            // As measured at a certified provider: the token is spent by now.
+            // As measured at a certified provider: the token is used by now.
             return Err(Refusal::new(400, "invalid_target", "the resource was not granted"));
         }
         state.stats.refreshes += 1;

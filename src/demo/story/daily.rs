@@ -4,16 +4,16 @@ use crate::proto::{CreateTenantRequest, GrantState};
 
 use super::narrator::Details;
 use super::stage::{ADA, CONTOSO, SERVICES, Stage, refused, token_request};
-use super::turning::census_lines;
+use super::turning::usage_lines;
 use super::{Broken, expect};
 
 pub(super) async fn tenant(stage: &Stage) -> Result<Details, Broken> {
     let request = CreateTenantRequest { tenant: CONTOSO.into() };
     stage.caller("operator")?.tenants.create_tenant(request).await?;
-    let census = stage.census(CONTOSO).await?;
-    expect(census.key_versions.len() == 1, "the tenant has no key, or several")?;
+    let usage = stage.usage(CONTOSO).await?;
+    expect(usage.key_versions.len() == 1, "the tenant has no key, or several")?;
     let mut details = vec!["with a key of its own, wrapped by the root key:".to_owned()];
-    details.extend(census_lines(&census));
+    details.extend(usage_lines(&usage));
     Ok(details)
 }
 
@@ -38,7 +38,7 @@ pub(super) async fn ask(stage: &Stage) -> Result<Details, Broken> {
     let grant = stage.grant(CONTOSO, ADA).await?;
     expect(grant.generation == 3, "a refresh token was used that was not replaced")?;
     expect(stage.provider.stats().reuse_detected == 0, "a refresh token was used twice")?;
-    details.push("each time the refresh token was spent and replaced: generation 3".to_owned());
+    details.push("each time the refresh token was used and replaced: generation 3".to_owned());
     Ok(details)
 }
 

@@ -160,7 +160,7 @@ impl Stage {
     }
 
     /// The versions of a tenant's key and what they seal.
-    pub(super) async fn census(&self, tenant: &str) -> Result<DescribeTenantKeysResponse, Broken> {
+    pub(super) async fn usage(&self, tenant: &str) -> Result<DescribeTenantKeysResponse, Broken> {
         let request = DescribeTenantKeysRequest { tenant: tenant.into() };
         Ok(self.caller("auditor")?.tenants.describe_tenant_keys(request).await?.into_inner())
     }

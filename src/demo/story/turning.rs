@@ -35,7 +35,7 @@ fn user(number: u32) -> String {
 }
 
 pub(super) async fn rotate(stage: &Stage) -> Result<Details, Broken> {
-    let before = stage.census(CONTOSO).await?;
+    let before = stage.usage(CONTOSO).await?;
     let over = CancellationToken::new();
     let (run, answered) = tokio::join!(
         async {
@@ -46,7 +46,7 @@ pub(super) async fn rotate(stage: &Stage) -> Result<Details, Broken> {
         keep_asking(stage, &over),
     );
     let (run, answered) = (run?, answered?);
-    let after = stage.census(CONTOSO).await?;
+    let after = stage.usage(CONTOSO).await?;
 
     let grants = u64::from(CROWD) + 1;
     expect(run.refreshed == grants, format!("{} of {grants} grants were refreshed", run.refreshed))?;
@@ -59,9 +59,9 @@ pub(super) async fn rotate(stage: &Stage) -> Result<Details, Broken> {
     expect(stage.provider.stats().reuse_detected == 0, "a refresh token was used twice")?;
 
     let mut details = vec!["before:".to_owned()];
-    details.extend(census_lines(&before));
+    details.extend(usage_lines(&before));
     details.push("after:".to_owned());
-    details.extend(census_lines(&after));
+    details.extend(usage_lines(&after));
     details.push(format!(
         "{} refreshed, sealed with version 2; {} re-sealed; {} key version destroyed",
         run.refreshed, run.resealed, run.versions_destroyed,
@@ -104,11 +104,11 @@ async fn keep_asking(stage: &Stage, over: &CancellationToken) -> Result<u64, Bro
 }
 
 /// The key versions, a line each.
-pub(super) fn census_lines(census: &DescribeTenantKeysResponse) -> Details {
+pub(super) fn usage_lines(usage: &DescribeTenantKeysResponse) -> Details {
     let line = |key: &KeyVersion| {
         let state = key.state().as_str_name().trim_start_matches("KEY_STATE_");
         let (version, id, sealed) = (key.version, &key.key_id, key.sealed_values);
         format!("  version {version}  {state:9}  id {id}  seals {sealed:>2} tokens")
     };
-    census.key_versions.iter().map(line).collect()
+    usage.key_versions.iter().map(line).collect()
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::domain::grant::{Attempt, DoubtCause, GrantState};
+use crate::domain::grant::{Attempt, GrantState, InDoubtCause};
 use crate::domain::profile::{Profile, Reuse};
 
 use super::bounds::{
@@ -88,9 +88,9 @@ impl Ended<'_> {
     fn without_tokens(&self, end: &End) -> Advanced {
         match end {
             End::Unsent => self.unused(Some(BACK_OFF), self.state.unhelpful, None),
-            End::Interrupted => self.unknown(DoubtCause::Interrupted, Silence::Outage, None),
+            End::Interrupted => self.unknown(InDoubtCause::Interrupted, Silence::Outage, None),
             End::OwnerDied(owner) if *owner == self.attempt.owner => {
-                self.unknown(DoubtCause::OwnerDied, Silence::Outage, None)
+                self.unknown(InDoubtCause::OwnerDied, Silence::Outage, None)
             }
             // Nothing is proven of the owner that holds it now.
             End::OwnerDied(_) | End::Answered { .. } => Advanced::Late,
@@ -107,9 +107,9 @@ impl Ended<'_> {
             Says::Interaction { claims, error, suberror } => {
                 self.ended(GrantState::Reauth { claims: claims.clone(), error, suberror }, None)
             }
-            Says::ClientRejected => self.silent(refused, Silence::Outage, DoubtCause::ClientRejected),
-            Says::Outage => self.silent(refused, Silence::Outage, DoubtCause::AmbiguousAnswer),
-            Says::Nothing => self.silent(refused, Silence::Unhelpful, DoubtCause::AmbiguousAnswer),
+            Says::ClientRejected => self.silent(refused, Silence::Outage, InDoubtCause::ClientRejected),
+            Says::Outage => self.silent(refused, Silence::Outage, InDoubtCause::AmbiguousAnswer),
+            Says::Nothing => self.silent(refused, Silence::Unhelpful, InDoubtCause::AmbiguousAnswer),
         }
     }
 
@@ -125,12 +125,12 @@ impl Ended<'_> {
         }
         if !refused.complete {
             // Not the provider's own word.
-            return self.unknown(DoubtCause::AmbiguousAnswer, Silence::Outage, refused.retry_after);
+            return self.unknown(InDoubtCause::AmbiguousAnswer, Silence::Outage, refused.retry_after);
         }
         let cause = match refused.says {
-            Says::InvalidGrant => DoubtCause::TargetCalledInvalid,
+            Says::InvalidGrant => InDoubtCause::TargetCalledInvalid,
             Says::Interaction { .. } | Says::ClientRejected | Says::Outage | Says::Nothing => {
-                DoubtCause::TargetRefused
+                InDoubtCause::TargetRefused
             }
         };
         let grant = GrantState::InDoubt {
@@ -146,14 +146,14 @@ impl Ended<'_> {
     /// already is no unknown outcome.
     fn dead(&self) -> Advanced {
         match self.attempt.follows {
-            None | Some(DoubtCause::TargetCalledInvalid) => self.ended(GrantState::Revoked, None),
+            None | Some(InDoubtCause::TargetCalledInvalid) => self.ended(GrantState::Revoked, None),
             Some(cause) => self.ended(GrantState::Lost { cause }, Some(Alert::Lost(cause))),
         }
     }
 
     /// An answer that says nothing of the token.
-    fn silent(&self, refused: &Refused, silence: Silence, cause: DoubtCause) -> Advanced {
-        let loud = (cause == DoubtCause::ClientRejected).then_some(Alert::ClientRejected);
+    fn silent(&self, refused: &Refused, silence: Silence, cause: InDoubtCause) -> Advanced {
+        let loud = (cause == InDoubtCause::ClientRejected).then_some(Alert::ClientRejected);
         if refused.proves_unused {
             let unhelpful = silence.count(self.state.unhelpful);
             let pause = refused.retry_after.unwrap_or_else(|| silence.pause(unhelpful));
@@ -183,7 +183,7 @@ impl Ended<'_> {
         }
     }
 
-    fn unknown(&self, cause: DoubtCause, silence: Silence, retry_after: Option<Duration>) -> Advanced {
+    fn unknown(&self, cause: InDoubtCause, silence: Silence, retry_after: Option<Duration>) -> Advanced {
         if self.profile.reuse == Reuse::Tolerated {
             // An old token stays valid there, so trying again costs nothing.
             if binds_target_alone(self.attempt) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::domain::grant::{Asks, Attempt, DoubtCause};
+use crate::domain::grant::{Asks, Attempt, InDoubtCause};
 use crate::domain::profile::{Profile, Reuse};
 
 /// How long an exchange may run, counted from its claim, whatever its caller
@@ -81,7 +81,7 @@ pub(super) fn probe_pause(unhelpful: u32, longest: Duration) -> Duration {
 /// Whether an early probe was planned and its window has closed since.
 pub(super) fn too_late_for_grace(
     attempt: &Attempt,
-    cause: DoubtCause,
+    cause: InDoubtCause,
     profile: &Profile,
     now: Timestamp,
 ) -> bool {
@@ -98,7 +98,7 @@ pub(super) fn too_late_for_grace(
 /// Until when a request before an attempt that is made now may still be taken.
 /// Redeemed once more before then, the token would be two old when it arrives,
 /// and a grace window covers one.
-pub(super) fn overtaken(attempt: &Attempt, cause: DoubtCause, now: Timestamp) -> Option<Timestamp> {
+pub(super) fn overtaken(attempt: &Attempt, cause: InDoubtCause, now: Timestamp) -> Option<Timestamp> {
     let own = Some(harmless_after(attempt)).filter(|_| cause.may_be_under_way());
     own.max(attempt.overtakes).filter(|until| *until >= now)
 }

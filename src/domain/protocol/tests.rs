@@ -152,7 +152,7 @@ fn an_attempt_is_given_up_only_for_the_owner_that_is_gone() {
     let live = advance(&sending, &of(&sending, 1), &End::OwnerDied(owner(2)), &profile, NOW);
     assert_eq!(live, Advanced::Late);
     let (state, _) = moved(&sending, 1, &End::OwnerDied(owner(1)), &profile, NOW);
-    assert!(matches!(state.grant, GrantState::InDoubt { cause: DoubtCause::OwnerDied, .. }));
+    assert!(matches!(state.grant, GrantState::InDoubt { cause: InDoubtCause::OwnerDied, .. }));
 }
 
 #[test]
@@ -227,8 +227,8 @@ fn a_refusal_after_an_unknown_outcome_is_a_loss_with_its_first_cause_and_one_ale
     let much_later = LATER.plus(LONGEST_PAUSE);
     let probe = claimed(&again, &own(3), &profile, much_later);
     let (lost, alert) = moved(&probe, 3, &refused(Says::InvalidGrant), &profile, much_later);
-    assert_eq!(lost.grant, GrantState::Lost { cause: DoubtCause::Interrupted });
-    assert_eq!(alert, Some(Alert::Lost(DoubtCause::Interrupted)));
+    assert_eq!(lost.grant, GrantState::Lost { cause: InDoubtCause::Interrupted });
+    assert_eq!(alert, Some(Alert::Lost(InDoubtCause::Interrupted)));
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_probe_that_was_not_sent_does_not_end_the_unknown_outcome() {
     let profile = Profile::strict();
     let probe = claimed(&in_doubt(&profile), &own(2), &profile, LATER);
     let (back, _) = moved(&probe, 2, &End::Unsent, &profile, LATER);
-    assert!(matches!(back.grant, GrantState::InDoubt { cause: DoubtCause::Interrupted, .. }), "{back:?}");
+    assert!(matches!(back.grant, GrantState::InDoubt { cause: InDoubtCause::Interrupted, .. }), "{back:?}");
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn after_a_refused_choice_the_grants_own_request_follows_at_once() {
             let expected = match says {
                 // It called the token dead, and the grant's own request agrees.
                 Says::InvalidGrant => GrantState::Revoked,
-                _ => GrantState::Lost { cause: DoubtCause::TargetRefused },
+                _ => GrantState::Lost { cause: InDoubtCause::TargetRefused },
             };
             assert_eq!(dead.grant, expected, "{says:?}");
         }
@@ -291,7 +291,7 @@ fn a_pause_asked_for_with_a_refused_choice_is_kept_for_a_while_and_no_longer() {
         let end = End::Refused(Refused { says, proves_unused: false, complete: true, retry_after });
         let (state, _) = moved(&sending(1, Asks::Target), 1, &end, &Profile::strict(), NOW);
         assert_eq!(probe_time(&state), NOW.plus(Duration::from_secs(kept)));
-        assert!(matches!(state.grant, GrantState::InDoubt { cause: DoubtCause::TargetRefused, .. }));
+        assert!(matches!(state.grant, GrantState::InDoubt { cause: InDoubtCause::TargetRefused, .. }));
     }
 }
 
@@ -299,7 +299,7 @@ fn a_pause_asked_for_with_a_refused_choice_is_kept_for_a_while_and_no_longer() {
 fn an_answer_that_may_not_be_the_providers_is_an_unknown_outcome_for_a_choice_too() {
     let broken = Refused { says: Says::Nothing, proves_unused: false, complete: false, retry_after: None };
     let (state, _) = moved(&sending(1, Asks::Target), 1, &End::Refused(broken), &Profile::strict(), NOW);
-    assert!(matches!(state.grant, GrantState::InDoubt { cause: DoubtCause::AmbiguousAnswer, .. }));
+    assert!(matches!(state.grant, GrantState::InDoubt { cause: InDoubtCause::AmbiguousAnswer, .. }));
     assert_eq!(probe_time(&state), NOW.plus(HARD_LIMIT).plus(PROBE_MARGIN));
 }
 

@@ -64,7 +64,7 @@ pub(super) fn record_answer(
             id,
         ),
         AnswerOf::Enrolment(id) => (
-            "UPDATE intake SET answer = ?2, answer_version = ?3
+            "UPDATE enrolment SET answer = ?2, answer_version = ?3
              WHERE id = ?1 AND ?3 = (SELECT active_version FROM tenant t WHERE t.id = tenant)",
             id,
         ),

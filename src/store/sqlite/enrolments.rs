@@ -1,5 +1,4 @@
-//! Enrolments: the same two commits for a grant that the vault acquires. Their
-//! table is called `intake`.
+//! Enrolments: the same two commits for a grant that the vault acquires.
 
 use rusqlite::{OptionalExtension as _, Result, Row, named_params};
 
@@ -33,7 +32,7 @@ pub(super) fn begin(c: &Connection, enrolment: &Enrolment) -> Outcome<(), Enrolm
         EnrolmentKind::Import(_) => "IMPORT",
     };
     c.prepare_cached(
-        "INSERT INTO intake (id, lineage, owner, kind, mark, stage, tenant, client, subject, grant_id, generation,
+        "INSERT INTO enrolment (id, lineage, owner, kind, mark, stage, tenant, client, subject, grant_id, generation,
                 issuer, scopes, resource, started_at)
          VALUES (:id, :lineage, :owner, :kind, :mark, 'SENDING', :tenant, :client, :subject, :grant, :generation,
                 :issuer, :scopes, :resource, :at)",
@@ -67,11 +66,9 @@ pub(super) fn suspend(c: &Connection, id: AttemptId, stage: EnrolmentStage) -> R
             ("HELD", Some(until.0))
         }
     };
-    let changed = c.prepare_cached("UPDATE intake SET stage = ?2, until = ?3 WHERE id = ?1")?.execute((
-        id.0.as_bytes(),
-        word,
-        until,
-    ))?;
+    let changed = c
+        .prepare_cached("UPDATE enrolment SET stage = ?2, until = ?3 WHERE id = ?1")?
+        .execute((id.0.as_bytes(), word, until))?;
     Ok(changed == 1)
 }
 
@@ -136,14 +133,14 @@ pub(super) fn commit(c: &Connection, commit: &EnrolmentCommit) -> Outcome<(Grant
 }
 
 pub(super) fn abandon(c: &Connection, id: AttemptId) -> Result<()> {
-    c.prepare_cached("DELETE FROM intake WHERE id = ?1")?.execute([id.0.as_bytes()]).map(drop)
+    c.prepare_cached("DELETE FROM enrolment WHERE id = ?1")?.execute([id.0.as_bytes()]).map(drop)
 }
 
 /// Until when an import is held that this one goes on with, or is itself.
 fn held_since_before(c: &Connection, id: AttemptId) -> Result<Option<Timestamp>> {
     c.prepare_cached(
-        "SELECT MIN(until) FROM intake WHERE stage = 'HELD' AND (id = ?1 OR (mark, tenant, client) =
-                (SELECT mark, tenant, client FROM intake WHERE id = ?1))",
+        "SELECT MIN(until) FROM enrolment WHERE stage = 'HELD' AND (id = ?1 OR (mark, tenant, client) =
+                (SELECT mark, tenant, client FROM enrolment WHERE id = ?1))",
     )?
     .query_row([id.0.as_bytes()], |row| row.get::<_, Option<i64>>(0))
     .map(|until| until.map(Timestamp))
@@ -153,8 +150,8 @@ fn held_since_before(c: &Connection, id: AttemptId) -> Result<Option<Timestamp>>
 /// found and sent once more, it would look like a theft.
 fn forget_older(c: &Connection, id: AttemptId) -> Result<()> {
     c.prepare_cached(
-        "DELETE FROM intake WHERE id <> ?1 AND (mark, tenant, client) =
-                (SELECT mark, tenant, client FROM intake WHERE id = ?1)",
+        "DELETE FROM enrolment WHERE id <> ?1 AND (mark, tenant, client) =
+                (SELECT mark, tenant, client FROM enrolment WHERE id = ?1)",
     )?
     .execute([id.0.as_bytes()])
     .map(drop)
@@ -164,7 +161,7 @@ fn forget_older(c: &Connection, id: AttemptId) -> Result<()> {
 pub(super) fn forget_held(c: &Connection, key: &GrantKey) -> Result<bool> {
     let forgotten = c
         .prepare_cached(
-            "DELETE FROM intake WHERE tenant = ?1 AND client = ?2 AND subject = ?3 AND stage = 'HELD'",
+            "DELETE FROM enrolment WHERE tenant = ?1 AND client = ?2 AND subject = ?3 AND stage = 'HELD'",
         )?
         .execute((key.tenant.as_str(), key.client.as_str(), key.subject.as_str()))?;
     Ok(forgotten > 0)
@@ -177,18 +174,18 @@ pub(super) fn find_import(
     mark: ImportMark,
 ) -> Result<Option<OpenEnrolment>> {
     c.prepare_cached(
-        "SELECT * FROM intake WHERE mark = ?1 AND tenant = ?2 AND client = ?3 ORDER BY started_at DESC LIMIT 1",
+        "SELECT * FROM enrolment WHERE mark = ?1 AND tenant = ?2 AND client = ?3 ORDER BY started_at DESC LIMIT 1",
     )?
     .query_row((mark.0.as_slice(), tenant.as_str(), client.as_str()), open_enrolment)
     .optional()
 }
 
 pub(super) fn open(c: &Connection) -> Result<Vec<OpenEnrolment>> {
-    c.prepare("SELECT * FROM intake")?.query_map([], open_enrolment)?.collect()
+    c.prepare("SELECT * FROM enrolment")?.query_map([], open_enrolment)?.collect()
 }
 
 fn find(c: &Connection, id: AttemptId) -> Result<Option<OpenEnrolment>> {
-    c.prepare_cached("SELECT * FROM intake WHERE id = ?1")?
+    c.prepare_cached("SELECT * FROM enrolment WHERE id = ?1")?
         .query_row([id.0.as_bytes()], open_enrolment)
         .optional()
 }

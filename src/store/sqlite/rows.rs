@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::domain::failure::known_word;
 use crate::domain::grant::{
-    Asks, Attempt, AttemptId, DoubtCause, Epoch, Generation, Grant, GrantId, GrantKey, GrantState, Lineage,
+    Asks, Attempt, AttemptId, Epoch, Generation, Grant, GrantId, GrantKey, GrantState, InDoubtCause, Lineage,
     Owner,
 };
 use crate::domain::id::{ClientId, InvalidName, Issuer, SubjectId, TenantId};
@@ -208,9 +208,9 @@ pub(super) fn optional_time(row: &Row<'_>, column: &str) -> Result<Option<Timest
     Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp))
 }
 
-fn cause(row: &Row<'_>, column: &str) -> Result<Option<DoubtCause>> {
+fn cause(row: &Row<'_>, column: &str) -> Result<Option<InDoubtCause>> {
     let word: Option<String> = row.get(column)?;
-    word.map(|w| DoubtCause::parse(&w).ok_or_else(|| broken(column, "is unknown"))).transpose()
+    word.map(|w| InDoubtCause::parse(&w).ok_or_else(|| broken(column, "is unknown"))).transpose()
 }
 
 pub(super) fn answer(row: &Row<'_>) -> Result<Option<Sealed>> {

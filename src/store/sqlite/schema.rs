@@ -3,7 +3,7 @@
 
 use rusqlite_migration::{M, Migrations};
 
-/// Tenants, grants, attempts, enrolments (`intake`) and rotation runs.
+/// Tenants, grants, attempts, enrolments and rotation runs.
 pub(super) static TOKENS: Migrations<'static> = Migrations::from_slice(TOKEN_STEPS);
 const TOKEN_STEPS: &[M<'static>] = &[
     M::up(
@@ -129,6 +129,16 @@ const TOKEN_STEPS: &[M<'static>] = &[
     -- last is known.
     ALTER TABLE attempt ADD COLUMN in_use_since INTEGER NOT NULL DEFAULT 0;
     UPDATE attempt SET in_use_since = CASE WHEN epoch = 0 THEN started_at ELSE 0 END;
+    ",
+    ),
+    M::up(
+        "
+    -- An enrolment is called one everywhere.
+    ALTER TABLE intake RENAME TO enrolment;
+    DROP INDEX intake_tenant;
+    CREATE INDEX enrolment_tenant ON enrolment (tenant);
+    DROP INDEX intake_mark;
+    CREATE INDEX enrolment_mark ON enrolment (mark) WHERE mark IS NOT NULL;
     ",
     ),
 ];

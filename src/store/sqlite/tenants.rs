@@ -1,4 +1,4 @@
-//! Tenants and the census of their keys.
+//! Tenants and the usage of their keys.
 
 use rusqlite::{OptionalExtension as _, Result, named_params};
 
@@ -55,7 +55,7 @@ pub(super) fn confirm(c: &Connection, id: &TenantId) -> Result<()> {
 
 const ABANDONED: &str = "
     SELECT id FROM tenant t WHERE pending = 1
-        AND NOT EXISTS (SELECT 1 FROM intake i WHERE i.tenant = t.id)
+        AND NOT EXISTS (SELECT 1 FROM enrolment i WHERE i.tenant = t.id)
         AND NOT EXISTS (SELECT 1 FROM grants g WHERE g.tenant = t.id)";
 
 pub(super) fn abandoned(c: &Connection) -> Result<Vec<TenantId>> {
@@ -160,7 +160,7 @@ pub(super) fn delete_grants(c: &Connection, id: &TenantId) -> Result<u64> {
         Some(Tenant { state: TenantState::Purging, .. }) => {}
         Some(_) | None => return Ok(0),
     }
-    c.prepare_cached("DELETE FROM intake WHERE tenant = ?1")?.execute([id.as_str()])?;
+    c.prepare_cached("DELETE FROM enrolment WHERE tenant = ?1")?.execute([id.as_str()])?;
     // Attempts go with their grants.
     let deleted = c.prepare_cached("DELETE FROM grants WHERE tenant = ?1")?.execute([id.as_str()])?;
     Ok(u64::try_from(deleted).unwrap_or(u64::MAX))
@@ -196,7 +196,7 @@ pub(super) fn purges_due_sql() -> String {
     )
 }
 
-pub(super) fn census(c: &Connection, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>> {
+pub(super) fn usage(c: &Connection, id: &TenantId) -> Result<Vec<(KeyVersion, u64)>> {
     c.prepare_cached(
         "SELECT version, sum(n) FROM (
             SELECT key_version AS version, count(*) AS n FROM grants WHERE tenant = ?1 GROUP BY key_version
@@ -204,7 +204,7 @@ pub(super) fn census(c: &Connection, id: &TenantId) -> Result<Vec<(KeyVersion, u
             SELECT a.answer_version, count(*) FROM attempt a JOIN grants g ON g.id = a.grant_id
                 WHERE g.tenant = ?1 AND a.answer_version IS NOT NULL GROUP BY a.answer_version
             UNION ALL
-            SELECT answer_version, count(*) FROM intake
+            SELECT answer_version, count(*) FROM enrolment
                 WHERE tenant = ?1 AND answer_version IS NOT NULL GROUP BY answer_version
          ) GROUP BY version ORDER BY version",
     )?

@@ -1,7 +1,7 @@
 //! Whether a tenant is in service, in memory: the check that makes a purge
 //! take effect before it returns (invariant 9, I10).
 //!
-//! The store is the authority. A gate is opened from a read of the store and
+//! The store is the authority. A guard is opened from a read of the store and
 //! closed by every change of the tenant's state; the tenant's epoch in it marks
 //! what was issued before a change.
 
@@ -17,28 +17,28 @@ use crate::domain::reason::Reason;
 use crate::domain::tenant::{Tenant, TenantState};
 use crate::store::Store;
 
-/// The gates of all tenants that were asked for.
+/// The guards of all tenants that were asked for.
 #[derive(Debug, Default)]
-pub struct Gates {
+pub struct TenantGuards {
     open: RwLock<Open>,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     /// The tenants in service.
-    gates: HashMap<TenantId, Gate>,
+    guards: HashMap<TenantId, Guard>,
     /// Grows with every closing, so that a read of the store that began before
-    /// cannot open the gate after.
+    /// cannot open the guard after.
     closings: u64,
 }
 
 #[derive(Debug)]
-struct Gate {
+struct Guard {
     epoch: u64,
     passing: TaskTracker,
 }
 
-/// Held by who hands out a token of the tenant, from the check of the gate
+/// Held by who hands out a token of the tenant, from the check of the guard
 /// until the answer is made. A closing waits for all of them.
 #[derive(Debug)]
 pub struct Pass {
@@ -47,15 +47,15 @@ pub struct Pass {
     _token: TaskTrackerToken,
 }
 
-impl Gates {
-    /// Passes the gate, when it is known to be open.
+impl TenantGuards {
+    /// Passes the guard, when it is known to be open.
     #[must_use]
     pub fn pass(&self, tenant: &TenantId) -> Option<Pass> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.gates.get(tenant).map(|gate| Pass { epoch: gate.epoch, _token: gate.passing.token() })
+        open.guards.get(tenant).map(|guard| Pass { epoch: guard.epoch, _token: guard.passing.token() })
     }
 
-    /// Passes the gate; reads the store when it is not known to be open.
+    /// Passes the guard; reads the store when it is not known to be open.
     ///
     /// # Errors
     ///
@@ -70,24 +70,24 @@ impl Gates {
             let tenant = in_service(found)?;
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
             if open.closings == closings {
-                let gate = Gate { epoch: tenant.epoch, passing: TaskTracker::new() };
-                open.gates.entry(tenant.id).or_insert(gate);
+                let guard = Guard { epoch: tenant.epoch, passing: TaskTracker::new() };
+                open.guards.entry(tenant.id).or_insert(guard);
             }
             // Otherwise a tenant changed while the store was read: look again.
         }
     }
 
-    /// Closes a tenant's gate and waits until nobody is passing it. Called
+    /// Closes a tenant's guard and waits until nobody is passing it. Called
     /// after every durable change of a tenant, before that change is answered.
     pub async fn close(&self, tenant: &TenantId) {
-        let gate = {
+        let guard = {
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
             open.closings += 1;
-            open.gates.remove(tenant)
+            open.guards.remove(tenant)
         };
-        if let Some(gate) = gate {
-            gate.passing.close();
-            gate.passing.wait().await;
+        if let Some(guard) = guard {
+            guard.passing.close();
+            guard.passing.wait().await;
         }
     }
 }
@@ -146,13 +146,13 @@ mod tests {
     async fn a_closing_waits_for_those_who_are_passing() {
         let directory = tempfile::tempdir().unwrap();
         let store = store(&directory).await;
-        let gates = Arc::new(Gates::default());
-        let pass = gates.enter(&acme(), &store).await.unwrap();
+        let guards = Arc::new(TenantGuards::default());
+        let pass = guards.enter(&acme(), &store).await.unwrap();
         let closing = tokio::spawn({
-            let gates = Arc::clone(&gates);
-            async move { gates.close(&acme()).await }
+            let guards = Arc::clone(&guards);
+            async move { guards.close(&acme()).await }
         });
-        while gates.pass(&acme()).is_some() {
+        while guards.pass(&acme()).is_some() {
             tokio::task::yield_now().await;
         }
         assert!(!closing.is_finished());
@@ -161,17 +161,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gate_does_not_open_for_a_tenant_out_of_service() {
+    async fn a_guard_does_not_open_for_a_tenant_out_of_service() {
         let directory = tempfile::tempdir().unwrap();
         let store = store(&directory).await;
-        let gates = Gates::default();
-        let before = gates.enter(&acme(), &store).await.unwrap().epoch;
+        let guards = TenantGuards::default();
+        let before = guards.enter(&acme(), &store).await.unwrap().epoch;
         store.schedule_purge(&acme(), Timestamp(9)).await.unwrap().unwrap();
-        gates.close(&acme()).await;
-        let refused = gates.enter(&acme(), &store).await.unwrap_err();
+        guards.close(&acme()).await;
+        let refused = guards.enter(&acme(), &store).await.unwrap_err();
         assert_eq!(refused.reason(), Reason::TenantPurgeScheduled);
         store.restore_tenant(&acme(), before + 1).await.unwrap().unwrap();
-        let after = gates.enter(&acme(), &store).await.unwrap().epoch;
+        let after = guards.enter(&acme(), &store).await.unwrap().epoch;
         assert!(after > before, "tokens from before the purge would be served again");
     }
 }

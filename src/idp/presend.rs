@@ -1,9 +1,9 @@
-//! The last look before the first byte: a layer around the HTTP client's
+//! The pre-send deadline check: a layer around the HTTP client's
 //! connector that, once a connection stands, asks whether the request may still
 //! go out, and gives the connection away only on a yes.
 //!
 //! The connector is built once and knows nothing of requests, so the question
-//! finds its request by the task: the exchange runs within [`guard`], and since
+//! finds its request by the task: the exchange runs within [`guarded`], and since
 //! the client has no pool it opens its connection there too.
 
 use std::fmt;
@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use tokio::sync::{mpsc, oneshot};
 use tower::{Layer, Service};
 
-/// Where the gate asks, and by what it is answered. Whoever does not answer
+/// Where the check asks, and by what it is answered. Whoever does not answer
 /// does not say yes.
 pub(super) type Keeper = mpsc::UnboundedSender<oneshot::Sender<bool>>;
 
@@ -25,28 +25,28 @@ tokio::task_local! {
 }
 
 /// Runs an exchange whose connections ask `keeper`. Outside of this, as for
-/// published keys, the gate stands open.
-pub(super) fn guard<F: Future>(keeper: Keeper, exchange: F) -> impl Future<Output = F::Output> {
+/// published keys, nothing is asked.
+pub(super) fn guarded<F: Future>(keeper: Keeper, exchange: F) -> impl Future<Output = F::Output> {
     KEEPER.scope(keeper, exchange)
 }
 
-/// Puts the gate behind a connector.
+/// Puts the check behind a connector.
 #[derive(Clone)]
-pub(super) struct GateLayer;
+pub(super) struct DeadlineLayer;
 
-impl<S> Layer<S> for GateLayer {
-    type Service = Gate<S>;
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = Checked<S>;
 
-    fn layer(&self, connector: S) -> Gate<S> {
-        Gate(connector)
+    fn layer(&self, connector: S) -> Checked<S> {
+        Checked(connector)
     }
 }
 
 /// A connector that hands its connection out only if there is still time.
 #[derive(Clone)]
-pub(super) struct Gate<S>(S);
+pub(super) struct Checked<S>(S);
 
-impl<S, R> Service<R> for Gate<S>
+impl<S, R> Service<R> for Checked<S>
 where
     S: Service<R, Error = BoxError>,
     S::Future: Send + 'static,
