@@ -53,11 +53,24 @@ pub(crate) struct Bed {
     pub(crate) files: Files,
     pub(crate) directory: TempDir,
     pub(crate) clock: Arc<ShiftedClock>,
+    /// Where the provider is.
+    pub(crate) provider: String,
 }
 
 impl Bed {
     /// Writes the files and fills the store with `grants`.
     pub(crate) fn new(grants: usize, audit_durability: &'static str, policies: usize) -> Self {
+        Self::with(grants, audit_durability, policies, |_| String::new())
+    }
+
+    /// The same with further tables of the configuration, which may name the
+    /// provider's address.
+    pub(crate) fn with(
+        grants: usize,
+        audit_durability: &'static str,
+        policies: usize,
+        more: impl FnOnce(&str) -> String,
+    ) -> Self {
         let (servers, callers) = (runtime("servers"), runtime(CALLERS));
         let directory = tempfile::tempdir().unwrap();
         let endpoint = servers.block_on(token_endpoint());
@@ -73,12 +86,19 @@ impl Bed {
         let settings = Settings {
             policy: policy(policies),
             audit_durability,
-            more: "[rotation]\ncatch_up = false\n".to_owned(),
+            more: format!("[rotation]\ncatch_up = false\n\n{}", more(&endpoint)),
             ..Settings::default()
         };
         let files = Files::create(directory.path(), &upstream, &settings, 0).unwrap();
-        let bed = Self { servers, callers, files, directory, clock: Arc::new(ShiftedClock::new()) };
-        bed.servers.block_on(bed.fill(&endpoint, grants));
+        let bed = Self {
+            servers,
+            callers,
+            files,
+            directory,
+            clock: Arc::new(ShiftedClock::new()),
+            provider: endpoint,
+        };
+        bed.servers.block_on(bed.fill(&bed.provider, grants));
         bed
     }
 
@@ -208,7 +228,9 @@ async fn token_endpoint() -> String {
     };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = Router::new().route("/token", post(answer));
+    // Published keys of any tenant: none.
+    let keys = || async { ([("content-type", "application/json")], "{\"keys\":[]}") };
+    let router = Router::new().route("/token", post(answer)).fallback(keys);
     tokio::spawn(async move { axum::serve(listener, router).await });
     format!("http://{address}")
 }

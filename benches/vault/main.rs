@@ -5,6 +5,7 @@
 //! - [`redemptions`]: refresh tokens redeemed, against durable commits of SQLite;
 //! - [`reseals`]: the rotation job, against a batch update of SQLite;
 //! - [`memory`]: what a full token memory takes;
+//! - [`strangers`]: what a good caller waits beside a flood, against being alone;
 //! - [`bed`], [`load`], [`floor`]: the vault under test, the callers, raw SQLite.
 //!
 //! `cargo bench -- hits` runs one of them; `quick` makes everything shorter.
@@ -22,6 +23,7 @@ mod load;
 mod memory;
 mod redemptions;
 mod reseals;
+mod strangers;
 
 use obo_vault::config::{Log, LogFormat};
 use obo_vault::telemetry;
@@ -56,11 +58,12 @@ fn main() {
     // As a vault in service has it: that libraries are asked nothing costs too.
     telemetry::init(&Log { format: LogFormat::Json, level: "warn".to_owned() });
     let scale = if has("quick") { QUICK } else { FULL };
-    let sections: [(&str, Section); 4] = [
+    let sections: [(&str, Section); 5] = [
         ("hits", hits::run),
         ("redemptions", redemptions::run),
         ("reseals", reseals::run),
         ("memory", memory::run),
+        ("strangers", strangers::run),
     ];
     let chosen = sections.iter().any(|(name, _)| has(name));
     println!("{} cores", std::thread::available_parallelism().unwrap());
