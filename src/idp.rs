@@ -26,6 +26,8 @@ mod assertion;
 mod body;
 mod classify;
 mod coding;
+#[cfg(test)]
+mod entra;
 mod fields;
 mod form;
 mod keys;

@@ -14,11 +14,11 @@ use serde_json::Value;
 
 use super::answer::TokenAnswer;
 use super::keys::{KeysFault, PublishedKey};
-use super::provider::Provider;
+use super::provider::{Provider, TokenForm};
 use super::spec::TenantRule;
 use super::token::{Unchecked, shown, shown_claim, shown_value};
 use crate::clock::Timestamp;
-use crate::domain::id::{InvalidName, Issuer, SubjectId, TenantId};
+use crate::domain::id::{InvalidName, SubjectId, TenantId};
 use crate::secret::UnverifiedAssertion;
 
 /// How far the provider's clock may be from the vault's.
@@ -174,15 +174,10 @@ async fn check(
     let token = Unchecked::read(token).ok_or(AssertionError::Malformed)?;
     let algorithm = algorithm(&token)?;
     let tenant = tenant(provider, &token).map_err(AssertionError::Rejected)?;
-    let issuer = provider.issuer(&tenant);
-    check_purpose(provider, &token, &issuer, expected).map_err(AssertionError::Rejected)?;
+    let forms = provider.forms(&tenant);
+    check_purpose(&forms, &token, expected).map_err(AssertionError::Rejected)?;
     let key = signing_key(provider, &token, &tenant, algorithm).await?;
-    // A provider of many tenants says at the key for which of them it is.
-    let key_issuer = key.issuer.as_deref().map(|own| own.replace("{tenantid}", tenant.as_str()));
-    if let Some(own) = key_issuer.filter(|own| own != issuer.as_str()) {
-        let detail = format!("its key is for another issuer: {}, expected \"{issuer}\"", shown(&own));
-        return Err(AssertionError::Rejected(detail));
-    }
+    check_key_issuer(&forms, &key, &tenant).map_err(AssertionError::Rejected)?;
     let subject = subject(provider, &token).map_err(AssertionError::Rejected)?;
     let expires_at = check_time(&token, now)?;
     let texts = token.claims.values().filter_map(Value::as_str).map(Into::into).collect();
@@ -238,18 +233,17 @@ fn name<T>(
 
 /// Who made it, for whom, and what for.
 fn check_purpose(
-    provider: &Provider,
+    forms: &[TokenForm<'_>],
     token: &Unchecked<'_>,
-    issuer: &Issuer,
     Expected { client_id, token: kind }: Expected<'_>,
 ) -> Result<(), String> {
-    if token.text("iss") != Some(issuer.as_str()) {
+    let Some(form) = forms.iter().find(|form| token.text("iss") == Some(&form.issuer)) else {
         let came = shown_claim(&token.claims, "iss");
-        return Err(format!("its issuer is {came}, expected \"{issuer}\""));
-    }
+        return Err(format!("its issuer is {came}, expected {}", issuers(forms)));
+    };
     let audiences = token.audiences();
     let accepted = match kind {
-        Kind::Assertion => provider.spec.audience.iter().map(String::as_str).collect(),
+        Kind::Assertion => form.audience.iter().map(String::as_str).collect(),
         Kind::IdToken => vec![client_id],
         Kind::Answered => audiences.clone(),
     };
@@ -267,6 +261,23 @@ fn check_purpose(
         Kind::Assertion | Kind::Answered => token.not_a_users_access_token(client_id),
     };
     other_kind.map_or(Ok(()), Err)
+}
+
+/// A provider of many tenants says at the key for which of them it is. Which of
+/// its own names it uses there is open: the keys of Entra's v1.0 tokens are
+/// published under the issuer of its v2.0 tokens.
+fn check_key_issuer(forms: &[TokenForm<'_>], key: &PublishedKey, tenant: &TenantId) -> Result<(), String> {
+    let Some(own) = &key.issuer else { return Ok(()) };
+    let own = own.replace("{tenantid}", tenant.as_str());
+    if forms.iter().any(|form| form.issuer == own) {
+        return Ok(());
+    }
+    Err(format!("its key is for another issuer: {}, expected {}", shown(&own), issuers(forms)))
+}
+
+fn issuers(forms: &[TokenForm<'_>]) -> String {
+    let names: Vec<String> = forms.iter().map(|form| format!("\"{}\"", form.issuer)).collect();
+    names.join(" or ")
 }
 
 /// The published key that signed it. Where none did, the provider may have
