@@ -13,7 +13,7 @@ use super::testing::{Reply, RsaKey, Server, StillClock};
 use super::{AssertionError, Client, ClientAuth, ClientSpec, Idp, VerifiedUser};
 use crate::clock::Clock as _;
 use crate::config::{Config, Environment};
-use crate::domain::id::{ClientId, TenantId};
+use crate::domain::id::{CallerId, ClientId, TenantId};
 use crate::entropy::OsEntropy;
 use crate::secret::{ClientSecret, UnverifiedAssertion};
 
@@ -93,7 +93,8 @@ impl Sample {
 
     async fn verify(&self, claims: &Value) -> Result<VerifiedUser, AssertionError> {
         let token = self.key.token(Some("k1"), claims);
-        self.client.verify_assertion(&UnverifiedAssertion::new(token)).await
+        let caller = CallerId::new("web").unwrap();
+        self.client.verify_assertion(&caller, &UnverifiedAssertion::new(token)).await
     }
 }
 
