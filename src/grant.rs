@@ -62,13 +62,13 @@ impl GrantService {
     /// another audience, or signed by somebody else.
     pub async fn verify(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         client: ClientId,
         assertion: UnverifiedAssertion,
     ) -> Result<VerifiedAssertion, Failure> {
         let at = self.idp.client(&client).cloned();
         let at = at.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
-        let user = at.verify_assertion(&assertion).await.map_err(assertion_failure)?;
+        let user = at.verify_assertion(caller.id(), &assertion).await.map_err(assertion_failure)?;
         Ok(VerifiedAssertion { client, user, assertion })
     }
 

@@ -17,18 +17,25 @@
 //! - `fields`: the fields of a JSON object, as far as it is one;
 //! - `answer`: the raw answer, and reading tokens out of it;
 //! - `classify`: what an answer proves;
-//! - `keys`: the provider's published keys; `provider`: what its clients share;
+//! - `keys`: the provider's published keys; `jwks`: a set of them as it comes;
+//!   `places`, `bounds`: what strangers can make of them; `provider`: what its
+//!   clients share;
 //! - `token`: a user's token taken apart, and of what kind it is;
 //! - `assertion`: whose token is this.
 
 mod answer;
 mod assertion;
 mod body;
+mod bounds;
 mod classify;
 mod coding;
+#[cfg(test)]
+mod entra;
 mod fields;
 mod form;
+mod jwks;
 mod keys;
+mod places;
 mod presend;
 mod proof;
 mod provider;
@@ -45,7 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{SharedClock, Timestamp};
-use crate::domain::id::{ClientId, Issuer, TenantId};
+use crate::domain::id::{CallerId, ClientId, Issuer, TenantId};
 use crate::domain::profile::Profile;
 use crate::entropy::{self, SharedEntropy};
 use crate::secret::{RefreshToken, UnverifiedAssertion};
@@ -98,7 +105,7 @@ impl Idp {
                 // `spec::faults` has named it.
                 (Ok(_), Err(_)) => {}
                 (Ok(http), Ok(issuer)) => {
-                    let keys = PublishedKeys::new(clock.clone());
+                    let keys = PublishedKeys::new(&spec.name, clock.clone());
                     let provider = Provider { spec: spec.clone(), issuer, http, keys };
                     by_name.insert(spec.name.as_str(), Arc::new(provider));
                 }
@@ -232,7 +239,8 @@ impl Client {
         classify(self.profile(), answer)
     }
 
-    /// Checks a user's access token and says whose it is.
+    /// Checks a user's access token that `caller` handed in, and says whose it is.
+    /// What it makes the vault fetch in vain counts against the caller.
     ///
     /// # Errors
     ///
@@ -240,9 +248,10 @@ impl Client {
     /// for the vault, not valid now, or there are no keys to check it with.
     pub async fn verify_assertion(
         &self,
+        caller: &CallerId,
         assertion: &UnverifiedAssertion,
     ) -> Result<VerifiedUser, AssertionError> {
-        assertion::verify(&self.provider, &self.client_id, assertion, self.clock.now()).await
+        assertion::verify(&self.provider, &self.client_id, caller, assertion, self.clock.now()).await
     }
 
     /// Says whose tokens an answer holds, by its ID token, or else by its
@@ -266,10 +275,25 @@ impl Client {
     }
 
     /// Asks the provider to revoke a refresh token (RFC 7009), once and for
-    /// 5 seconds at most. True when the provider said yes.
+    /// 5 seconds at most. True when the provider said yes; what else it said is
+    /// logged.
     pub async fn revoke(&self, tenant: &TenantId, token: &RefreshToken) -> bool {
         let Some(endpoint) = self.provider.spec.revocation_endpoint(tenant) else { return false };
-        let Ok(request_id) = entropy::uuid(self.entropy.as_ref()) else { return false };
+        let Err(why) = self.try_revoke(&endpoint, tenant, token).await else { return true };
+        tracing::warn!(
+            tenant.id = %tenant, client.id = %self.id, provider = self.provider_name(), detail = why,
+            "the provider has not confirmed a revocation"
+        );
+        false
+    }
+
+    async fn try_revoke(
+        &self,
+        endpoint: &str,
+        tenant: &TenantId,
+        token: &RefreshToken,
+    ) -> Result<(), String> {
+        let request_id = entropy::uuid(self.entropy.as_ref()).map_err(|error| error.to_string())?;
         let now = self.clock.now();
         let proof = Proof { now, send_by: now.plus(REVOCATION_LIMIT), jti: request_id.to_string() };
         // RFC 7523 section 3 wants the token endpoint as the audience, here too.
@@ -277,12 +301,15 @@ impl Client {
         let prepared = self
             .credentials
             .prove(&self.client_id, &audience, proof, self.profile().assertion_tolerance)
-            .and_then(|proven| {
-                wire::revocation_request(&endpoint, &self.client_id, token, proven, request_id)
-            });
-        let Ok(prepared) = prepared else { return false };
-        let outcome = self.send(prepared, || true, REVOCATION_LIMIT).await;
-        matches!(outcome, SendOutcome::Answered(answer) if (200..300).contains(&answer.status()))
+            .and_then(|proven| wire::revocation_request(endpoint, &self.client_id, token, proven, request_id))
+            .map_err(|error| error.to_string())?;
+        match self.send(prepared, || true, REVOCATION_LIMIT).await {
+            SendOutcome::Answered(answer) if (200..300).contains(&answer.status()) => Ok(()),
+            SendOutcome::Answered(answer) => {
+                Err(classify::error_detail(answer.status(), answer.text().as_bytes()))
+            }
+            SendOutcome::NotSent { detail, .. } | SendOutcome::Interrupted { detail } => Err(detail),
+        }
     }
 }
 

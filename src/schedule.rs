@@ -1,35 +1,44 @@
-//! When the rotation job runs: a cron expression with a time zone, on
-//! tokio-cron-scheduler, whose only user this module is.
+//! When the rotation job runs: a cron expression with a time zone.
 //!
-//! That scheduler's repeated jobs are known to stop silently
+//! tokio-cron-scheduler, whose only user this module is, is the timer: it ticks
+//! every second, and what is due then [`due`] says, once. Its own arithmetic is
+//! not asked, since it and ours were an hour apart on the days when clocks change
+//! (mvniekerk/tokio-cron-scheduler#107).
+//!
+//! Its repeated jobs are known to stop silently
 //! (mvniekerk/tokio-cron-scheduler#113), so only cron jobs are used, and a watch
-//! of our own looks whether they fire: when a run should have started and has
-//! not, the watch says so and starts it. The same rule makes up at start for a
-//! run that was missed while the process was down.
+//! of our own looks whether they fire: when a run is overdue, the watch says so
+//! and starts it. The same agenda makes up at start for a run that was missed
+//! while the process was down.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use croner::Cron;
-use croner::parser::{CronParser, Seconds};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_cron_scheduler::{Job, JobSchedulerError};
 
 use crate::authz::Permit;
 use crate::authz::permit::RunRotation;
 use crate::clock::{SharedClock, Timestamp};
+use crate::domain::failure::Failure;
 use crate::domain::rotation::{RunOptions, Trigger};
 use crate::metrics::Counters;
 use crate::rotation::RotationService;
 use crate::shutdown::Shutdown;
 
+mod due;
+
+use due::{Agenda, Times};
+
 /// How late a run may be before the watch starts it.
 const TOLERANCE: Duration = Duration::from_secs(60);
 /// How often the watch looks.
 const WATCH: Duration = Duration::from_secs(20);
+/// The timer: every second.
+const TIMER: &str = "* * * * * *";
 /// The scheduler's heartbeat: every ten seconds.
 const HEARTBEAT: &str = "*/10 * * * * *";
 
@@ -83,29 +92,25 @@ pub async fn start(
     metrics: Arc<Counters>,
     shutdown: Shutdown,
 ) -> Result<JoinHandle<()>, ScheduleError> {
-    let cron = parse(&timetable.expression)?;
-    let permit = Arc::new(Permit::<RunRotation>::for_schedule());
+    let times = Times::new(&timetable.expression, timetable.time_zone).map_err(ScheduleError::Expression)?;
+    let permit = Permit::<RunRotation>::for_schedule();
     match rotation.resume(&permit).await {
         Ok(Some(_)) => tracing::info!("an interrupted rotation goes on"),
         Ok(None) => {}
         Err(failure) => tracing::error!(%failure, "cannot look for an interrupted rotation"),
     }
 
-    let rotation = Arc::new(rotation);
-    let scheduler = scheduler(&timetable, &rotation, &clock, &metrics, &permit).await?;
+    let job = Arc::new(ScheduledJob { agenda: Mutex::new(None), times, rotation, clock, metrics, permit });
+    job.begin(timetable.catch_up).await;
+    let scheduler = scheduler(&job).await?;
     Ok(tokio::spawn(async move {
         let mut scheduler = scheduler;
-        let mut watch = Watch {
-            cron,
-            time_zone: timetable.time_zone,
-            expect_after: if timetable.catch_up { Timestamp(i64::MIN) } else { clock.now() },
-        };
         loop {
-            watch.look(&rotation, &permit, clock.now()).await;
             tokio::select! {
                 () = shutdown.triggered() => break,
                 () = tokio::time::sleep(WATCH) => {}
             }
+            job.watch(timetable.catch_up).await;
         }
         if let Err(error) = scheduler.shutdown().await {
             tracing::warn!(%error, "the scheduler did not stop cleanly");
@@ -113,35 +118,26 @@ pub async fn start(
     }))
 }
 
+/// Sets the timer and the heartbeat up.
 #[expect(clippy::disallowed_types, reason = "the home of the scheduler")]
-async fn scheduler(
-    timetable: &Timetable,
-    rotation: &Arc<RotationService>,
-    clock: &SharedClock,
-    metrics: &Arc<Counters>,
-    permit: &Arc<Permit<RunRotation>>,
-) -> Result<tokio_cron_scheduler::JobScheduler, ScheduleError> {
+async fn scheduler(job: &Arc<ScheduledJob>) -> Result<tokio_cron_scheduler::JobScheduler, ScheduleError> {
     let scheduler = tokio_cron_scheduler::JobScheduler::new().await?;
     // The jobs outlive the scheduler for a moment; they must not keep the vault's
     // files open.
-    let (job_rotation, job_permit) = (Arc::downgrade(rotation), Arc::clone(permit));
-    let run = Job::new_async_tz(timetable.expression.as_str(), timetable.time_zone, move |_, _| {
-        let (rotation, permit) = (job_rotation.upgrade(), Arc::clone(&job_permit));
+    let timer = Arc::downgrade(job);
+    let timer = Job::new_async(TIMER, move |_, _| {
+        let job = timer.upgrade();
         Box::pin(async move {
-            let Some(rotation) = rotation else { return };
-            if let Err(failure) = rotation.start(&permit, RunOptions::default(), Trigger::Schedule).await {
-                tracing::error!(%failure, "a scheduled rotation could not start; the watch will try again");
+            if let Some(job) = job {
+                job.tick().await;
             }
         })
     })?;
-    scheduler.add(run).await?;
-    let beat_rotation = Arc::downgrade(rotation);
-    let (beat_clock, beat_metrics) = (Arc::clone(clock), Arc::clone(metrics));
+    scheduler.add(timer).await?;
+    let heart = Arc::downgrade(job);
     let beat = Job::new_async(HEARTBEAT, move |_, _| {
-        let now = beat_clock.now();
-        beat_metrics.scheduler_tick(now);
-        if let Some(rotation) = beat_rotation.upgrade() {
-            rotation.note_schedule(|state| state.last_tick = Some(now));
+        if let Some(job) = heart.upgrade() {
+            job.beat();
         }
         Box::pin(std::future::ready(()))
     })?;
@@ -150,78 +146,97 @@ async fn scheduler(
     Ok(scheduler)
 }
 
-struct Watch {
-    cron: Cron,
-    time_zone: Tz,
-    /// Runs due before then are not missed: nobody promised them.
-    expect_after: Timestamp,
+/// The rotation job with its agenda, which the timer and the watch share.
+struct ScheduledJob {
+    /// Held while a run is started, so that a due time has one run whoever looks.
+    /// `None` until it is known which run was the last.
+    agenda: Mutex<Option<Agenda>>,
+    times: Times,
+    rotation: RotationService,
+    clock: SharedClock,
+    metrics: Arc<Counters>,
+    permit: Permit<RunRotation>,
 }
 
-impl Watch {
-    async fn look(&mut self, rotation: &RotationService, permit: &Permit<RunRotation>, now: Timestamp) {
-        let next = self.next_after(now);
-        rotation.note_schedule(|state| state.next_run = next);
-        let newest = match rotation.newest().await {
-            Ok(newest) => newest.map(|run| run.started_at),
-            Err(failure) => {
-                tracing::error!(%failure, "cannot look for missed rotations");
-                return;
+impl ScheduledJob {
+    /// Finds out what was done before this process, and makes up for what was
+    /// missed since.
+    async fn begin(&self, catch_up: bool) {
+        let mut agenda = self.agenda.lock().await;
+        match self.served_until(catch_up).await {
+            Ok(served_until) => {
+                let agenda = agenda.insert(Agenda::new(self.times.clone(), served_until));
+                let missed = self.start_due(agenda, Duration::ZERO, Trigger::CatchUp).await;
+                if let Some(due) = missed {
+                    tracing::warn!(%due, "a rotation was missed while the vault was down; starting it now");
+                }
+                self.note(agenda);
             }
-        };
-        // A vault that never ran the job has missed none before its first start.
-        let Some(known) = newest else {
-            self.expect_after = self.expect_after.max(now);
-            return;
-        };
-        let Some(due) = self.latest_before(now.minus(TOLERANCE)) else { return };
-        if due > known && due >= self.expect_after {
-            tracing::error!(due = %due, "a scheduled rotation did not start; starting it now");
-            if let Err(failure) = rotation.start(permit, RunOptions::default(), Trigger::CatchUp).await {
-                tracing::error!(%failure, "a missed rotation could not start; trying again soon");
+            Err(failure) => {
+                tracing::error!(%failure, "cannot look for missed rotations; trying again soon");
             }
         }
     }
 
-    fn next_after(&self, now: Timestamp) -> Option<Timestamp> {
-        let next = self.cron.find_next_occurrence(&self.local(now)?, false).ok()?;
-        Some(Timestamp(next.timestamp_millis()))
+    /// A run serves all that was due until its end: what came due while it was
+    /// under way joined it. A vault that never ran the job has missed none before
+    /// its first start, for nobody promised one.
+    async fn served_until(&self, catch_up: bool) -> Result<Timestamp, Failure> {
+        let now = self.clock.now();
+        if !catch_up {
+            return Ok(now);
+        }
+        let newest = self.rotation.newest().await?;
+        Ok(newest.map_or(now, |run| run.ended_at.unwrap_or(run.started_at)))
     }
 
-    fn latest_before(&self, now: Timestamp) -> Option<Timestamp> {
-        let latest = self.cron.find_previous_occurrence(&self.local(now)?, true).ok()?;
-        Some(Timestamp(latest.timestamp_millis()))
+    /// The timer's look, each second.
+    async fn tick(&self) {
+        // Who holds it looks in our place.
+        let Ok(mut agenda) = self.agenda.try_lock() else { return };
+        let Some(agenda) = agenda.as_mut() else { return };
+        self.start_due(agenda, Duration::ZERO, Trigger::Schedule).await;
+        self.note(agenda);
     }
 
-    fn local(&self, at: Timestamp) -> Option<DateTime<Tz>> {
-        DateTime::<Utc>::from_timestamp_millis(at.0).map(|at| at.with_timezone(&self.time_zone))
-    }
-}
-
-fn parse(expression: &str) -> Result<Cron, ScheduleError> {
-    CronParser::builder()
-        .seconds(Seconds::Required)
-        .build()
-        .parse(expression)
-        .map_err(|e| ScheduleError::Expression(e.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn watch(expression: &str, zone: Tz) -> Watch {
-        Watch { cron: parse(expression).unwrap(), time_zone: zone, expect_after: Timestamp(0) }
+    /// The watch's look: what is overdue the timer has missed.
+    async fn watch(&self, catch_up: bool) {
+        if self.agenda.lock().await.is_none() {
+            return self.begin(catch_up).await;
+        }
+        let mut agenda = self.agenda.lock().await;
+        let Some(agenda) = agenda.as_mut() else { return };
+        if let Some(due) = self.start_due(agenda, TOLERANCE, Trigger::CatchUp).await {
+            tracing::error!(%due, "a scheduled rotation did not start in time; it is started now");
+        }
+        self.note(agenda);
     }
 
-    fn at(text: &str) -> Timestamp {
-        Timestamp(DateTime::parse_from_rfc3339(text).unwrap().timestamp_millis())
+    /// Starts the run that has been due for `patience`; what was due then.
+    async fn start_due(
+        &self,
+        agenda: &mut Agenda,
+        patience: Duration,
+        trigger: Trigger,
+    ) -> Option<Timestamp> {
+        let due = agenda.take(self.clock.now(), patience)?;
+        match self.rotation.start(&self.permit, RunOptions::default(), trigger).await {
+            Ok(_) => Some(due.at),
+            Err(failure) => {
+                tracing::error!(due = %due.at, %failure, "a scheduled rotation could not start; trying again soon");
+                agenda.give_back(due);
+                None
+            }
+        }
     }
 
-    #[test]
-    fn the_time_zone_is_the_configured_one() {
-        let berlin = watch("0 0 3 * * *", Tz::Europe__Berlin);
-        assert_eq!(berlin.next_after(at("2026-07-01T12:00:00Z")), Some(at("2026-07-02T01:00:00Z")));
-        assert_eq!(berlin.next_after(at("2026-12-01T12:00:00Z")), Some(at("2026-12-02T02:00:00Z")));
-        assert_eq!(berlin.latest_before(at("2026-07-01T12:00:00Z")), Some(at("2026-07-01T01:00:00Z")));
+    fn note(&self, agenda: &Agenda) {
+        self.rotation.note_schedule(|state| state.next_run = agenda.next());
+    }
+
+    fn beat(&self) {
+        let now = self.clock.now();
+        self.metrics.scheduler_tick(now);
+        self.rotation.note_schedule(|state| state.last_tick = Some(now));
     }
 }

@@ -153,10 +153,10 @@ impl Assembly {
     pub(super) async fn first_signs_of_life(&self) -> Result<(), StartError> {
         let newest_run = self.services.rotation.newest().await;
         let newest_run = newest_run.map_err(because("reading the newest rotation"))?;
-        if let Some(ended_at) = newest_run.and_then(|run| run.ended_at) {
-            self.metrics.rotation_succeeded(ended_at);
-        }
-        self.metrics.scheduler_tick(self.clock.now());
+        let now = self.clock.now();
+        // A vault that has never run the job has not missed one.
+        self.metrics.rotation_succeeded(newest_run.and_then(|run| run.ended_at).unwrap_or(now));
+        self.metrics.scheduler_tick(now);
         Ok(())
     }
 

@@ -114,6 +114,12 @@ pub(super) fn issuer(value: &Value) -> Result<String, String> {
     check_issuer(&template).map(|()| template)
 }
 
+/// Several of them.
+pub(super) fn issuers(value: &Value) -> Result<Vec<String>, String> {
+    let templates = list(value)?;
+    templates.iter().try_for_each(|template| check_issuer(template)).map(|()| templates)
+}
+
 /// A provider's name.
 pub(super) fn name(name: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&name.len())

@@ -15,6 +15,11 @@ pub(super) fn read(name: Option<String>, table: &mut Table<'_>) -> Option<Provid
     let jwks_uri = table.required("jwks_uri", parse::endpoint);
     let revocation_endpoint = table.optional("revocation_endpoint", parse::endpoint);
     let audience = table.required("audience", parse::list);
+    let other_issuers = table.or("other_issuers", Vec::new(), parse::issuers);
+    if other_issuers.is_empty() {
+        table.refuse("other_audience", "is for tokens of other_issuers only");
+    }
+    let other_audience = table.optional("other_audience", parse::list);
     let tenant = read_tenant(table);
     let subject_claims = table.or("subject_claims", vec!["oid".into(), "sub".into()], parse::list);
     let profile = read_profile(table);
@@ -26,9 +31,11 @@ pub(super) fn read(name: Option<String>, table: &mut Table<'_>) -> Option<Provid
     Some(ProviderSpec {
         name: name?,
         issuer: issuer?,
+        other_issuers,
         token_endpoint: token_endpoint?,
         jwks_uri: jwks_uri?,
         revocation_endpoint,
+        other_audience: other_audience.or_else(|| audience.clone()).unwrap_or_default(),
         audience: audience?,
         tenant: tenant?,
         subject_claims,

@@ -32,21 +32,25 @@ pub(super) fn window(duration: Option<prost_types::Duration>) -> Result<Duration
     duration.ok_or_else(wrong).and_then(|span| Duration::try_from(span).map_err(|_| wrong()))
 }
 
-pub(super) fn token_answer(token: &IssuedToken, from_cache: bool) -> proto::GetAccessTokenResponse {
+pub(super) fn token_answer(
+    token: &IssuedToken,
+    expires_at: Timestamp,
+    from_cache: bool,
+) -> proto::GetAccessTokenResponse {
     let IssuedToken {
         token,
         token_type,
-        expires_at,
         scopes,
+        expires: _,
         lifetime: _,
-        refresh_at: _,
+        refresh: _,
         generation: _,
         tenant_epoch: _,
     } = token;
     proto::GetAccessTokenResponse {
         access_token: token.expose().to_owned(),
         token_type: token_type.clone(),
-        expire_time: Some(time(*expires_at)),
+        expire_time: Some(time(expires_at)),
         scopes: words(scopes),
         from_cache,
     }

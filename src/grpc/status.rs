@@ -125,7 +125,7 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
             "the token would carry scopes that the policy does not permit this caller",
         ),
         Reason::TooManyInFlight => {
-            (Code::ResourceExhausted, "this caller has too many requests for one grant under way")
+            (Code::ResourceExhausted, "this caller has too many requests under way, or made too many in vain")
         }
         Reason::TenantNotFound => (Code::NotFound, "no such tenant"),
         Reason::ClientNotFound => (Code::NotFound, "no such client"),

@@ -47,8 +47,8 @@ impl Api for Tokens {
         let answered = self.pipeline.call_quickly(context, convert, |permit, request, origin| async move {
             let Outcome { handed, differs } = self.service.access_token(&permit, request, &origin).await;
             let (result, pass) = match handed {
-                Ok(Handed { token, from_cache, pass }) => {
-                    (Ok(convert::token_answer(&token, from_cache)), Some(pass))
+                Ok(Handed { token, expires_at, from_cache, pass }) => {
+                    (Ok(convert::token_answer(&token, expires_at, from_cache)), Some(pass))
                 }
                 Err(failure) => (Err(failure), None),
             };

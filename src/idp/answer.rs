@@ -29,15 +29,17 @@ const LONGEST_EXPIRES_IN_SECONDS: f64 = 366.0 * 86_400.0;
 /// The fields of an answer that are kept on disk: all that is read of it, but
 /// the access token. What is not listed may hold anything, another access
 /// token included.
-const KEPT_FIELDS: [&str; 10] = [
+const KEPT_FIELDS: [&str; 12] = [
     "claims",
     "correlation_id",
     "error",
     "error_codes",
+    "error_uri",
     "id_token",
     "refresh_token",
     "scope",
     "suberror",
+    "timestamp",
     "token_type",
     "trace_id",
 ];

@@ -13,12 +13,13 @@ use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
 use super::answer::TokenAnswer;
-use super::keys::{KeysFault, PublishedKey};
-use super::provider::Provider;
+use super::jwks::PublishedKey;
+use super::keys::KeysFault;
+use super::provider::{Provider, TokenForm};
 use super::spec::TenantRule;
 use super::token::{Unchecked, shown, shown_claim, shown_value};
 use crate::clock::Timestamp;
-use crate::domain::id::{InvalidName, Issuer, SubjectId, TenantId};
+use crate::domain::id::{CallerId, InvalidName, SubjectId, TenantId};
 use crate::secret::UnverifiedAssertion;
 
 /// How far the provider's clock may be from the vault's.
@@ -113,10 +114,11 @@ impl std::error::Error for IdentityError {}
 pub(super) async fn verify(
     provider: &Provider,
     client_id: &str,
+    caller: &CallerId,
     assertion: &UnverifiedAssertion,
     now: Timestamp,
 ) -> Result<VerifiedUser, AssertionError> {
-    let expected = Expected { client_id, token: Kind::Assertion };
+    let expected = Expected { client_id, token: Kind::Assertion, caller: Some(caller) };
     check(provider, assertion.expose(), expected, now).await
 }
 
@@ -130,7 +132,7 @@ pub(super) async fn identify(
     expected_tenant: &TenantId,
     now: Timestamp,
 ) -> Result<VerifiedUser, IdentityError> {
-    let expected = |token| Expected { client_id, token };
+    let expected = |token| Expected { client_id, token, caller: None };
     let checked = match (&answer.id_token, &answer.access_token) {
         (Some(token), _) => check(provider, token.expose(), expected(Kind::IdToken), now).await,
         (None, Some(token)) => check(provider, token.expose(), expected(Kind::Answered), now).await,
@@ -153,6 +155,8 @@ struct Expected<'a> {
     /// The vault's own name at the provider.
     client_id: &'a str,
     token: Kind,
+    /// Who handed it in; `None` where the provider answered with it.
+    caller: Option<&'a CallerId>,
 }
 
 #[derive(Clone, Copy)]
@@ -174,15 +178,10 @@ async fn check(
     let token = Unchecked::read(token).ok_or(AssertionError::Malformed)?;
     let algorithm = algorithm(&token)?;
     let tenant = tenant(provider, &token).map_err(AssertionError::Rejected)?;
-    let issuer = provider.issuer(&tenant);
-    check_purpose(provider, &token, &issuer, expected).map_err(AssertionError::Rejected)?;
-    let key = signing_key(provider, &token, &tenant, algorithm).await?;
-    // A provider of many tenants says at the key for which of them it is.
-    let key_issuer = key.issuer.as_deref().map(|own| own.replace("{tenantid}", tenant.as_str()));
-    if let Some(own) = key_issuer.filter(|own| own != issuer.as_str()) {
-        let detail = format!("its key is for another issuer: {}, expected \"{issuer}\"", shown(&own));
-        return Err(AssertionError::Rejected(detail));
-    }
+    let forms = provider.forms(&tenant);
+    check_purpose(&forms, &token, expected).map_err(AssertionError::Rejected)?;
+    let key = signing_key(provider, &token, &tenant, algorithm, expected.caller).await?;
+    check_key_issuer(&forms, &key, &tenant).map_err(AssertionError::Rejected)?;
     let subject = subject(provider, &token).map_err(AssertionError::Rejected)?;
     let expires_at = check_time(&token, now)?;
     let texts = token.claims.values().filter_map(Value::as_str).map(Into::into).collect();
@@ -238,18 +237,17 @@ fn name<T>(
 
 /// Who made it, for whom, and what for.
 fn check_purpose(
-    provider: &Provider,
+    forms: &[TokenForm<'_>],
     token: &Unchecked<'_>,
-    issuer: &Issuer,
-    Expected { client_id, token: kind }: Expected<'_>,
+    Expected { client_id, token: kind, caller: _ }: Expected<'_>,
 ) -> Result<(), String> {
-    if token.text("iss") != Some(issuer.as_str()) {
+    let Some(form) = forms.iter().find(|form| token.text("iss") == Some(&form.issuer)) else {
         let came = shown_claim(&token.claims, "iss");
-        return Err(format!("its issuer is {came}, expected \"{issuer}\""));
-    }
+        return Err(format!("its issuer is {came}, expected {}", issuers(forms)));
+    };
     let audiences = token.audiences();
     let accepted = match kind {
-        Kind::Assertion => provider.spec.audience.iter().map(String::as_str).collect(),
+        Kind::Assertion => form.audience.iter().map(String::as_str).collect(),
         Kind::IdToken => vec![client_id],
         Kind::Answered => audiences.clone(),
     };
@@ -269,6 +267,23 @@ fn check_purpose(
     other_kind.map_or(Ok(()), Err)
 }
 
+/// A provider of many tenants says at the key for which of them it is. Which of
+/// its own names it uses there is open: the keys of Entra's v1.0 tokens are
+/// published under the issuer of its v2.0 tokens.
+fn check_key_issuer(forms: &[TokenForm<'_>], key: &PublishedKey, tenant: &TenantId) -> Result<(), String> {
+    let Some(own) = &key.issuer else { return Ok(()) };
+    let own = own.replace("{tenantid}", tenant.as_str());
+    if forms.iter().any(|form| form.issuer == own) {
+        return Ok(());
+    }
+    Err(format!("its key is for another issuer: {}, expected {}", shown(&own), issuers(forms)))
+}
+
+fn issuers(forms: &[TokenForm<'_>]) -> String {
+    let names: Vec<String> = forms.iter().map(|form| format!("\"{}\"", form.issuer)).collect();
+    names.join(" or ")
+}
+
 /// The published key that signed it. Where none did, the provider may have
 /// exchanged its keys under the same name, so they are fetched once more.
 async fn signing_key(
@@ -276,30 +291,45 @@ async fn signing_key(
     token: &Unchecked<'_>,
     tenant: &TenantId,
     algorithm: Algorithm,
+    caller: Option<&CallerId>,
 ) -> Result<PublishedKey, AssertionError> {
     let uri = provider.spec.jwks_uri(tenant);
     let key_id = token.header.get("kid").and_then(Value::as_str);
+    let came = || shown_claim(&token.header, "kid");
+    let mut lookup = provider.keys.lookup(&provider.http, &uri, caller);
+    let mut tried = 0;
     for anew in [false, true] {
-        let keys = provider.keys.find(&provider.http, &uri, key_id, algorithm, anew).await;
-        let keys = keys.map_err(AssertionError::KeysUnavailable)?;
+        let keys = lookup.find(key_id, algorithm, anew).await.map_err(AssertionError::KeysUnavailable)?;
         if keys.is_empty() {
-            let came = shown_claim(&token.header, "kid");
-            let detail = format!("no published key has the key id {came} and the algorithm {algorithm:?}");
+            let detail =
+                format!("no published key has the key id {} and the algorithm {algorithm:?}", came());
             return Err(AssertionError::KeyUnknown(detail));
         }
+        tried = keys.len();
         if let Some(key) = keys.into_iter().find(|key| key.made(token.signature, token.message, algorithm)) {
+            lookup.verified();
             return Ok(key);
         }
     }
-    Err(AssertionError::Rejected("its signature is not the provider's".into()))
+    let detail = format!(
+        "its signature is not the provider's: key id {}, algorithm {algorithm:?}, {tried} published keys tried",
+        came()
+    );
+    Err(AssertionError::Rejected(detail))
 }
 
 /// When it expires, if it is valid now.
 fn check_time(token: &Unchecked<'_>, now: Timestamp) -> Result<Timestamp, AssertionError> {
-    let rejected = |why: &str| AssertionError::Rejected(why.into());
-    let expires_at = token.time("exp").ok_or_else(|| rejected("it has no expiry"))?;
+    let expires_at = token.time("exp").ok_or_else(|| {
+        let came = shown_claim(&token.claims, "exp");
+        AssertionError::Rejected(format!("it has no expiry: its exp is {came}, expected a time"))
+    })?;
     if token.claims.contains_key("nbf") && token.time("nbf").is_none_or(|nbf| now.plus(LEEWAY) < nbf) {
-        return Err(rejected("it is not valid yet"));
+        let came = shown_claim(&token.claims, "nbf");
+        let now = now.unix_seconds();
+        return Err(AssertionError::Rejected(format!(
+            "it is not valid yet: its nbf is {came}, now is {now}"
+        )));
     }
     if now >= expires_at.plus(LEEWAY) { Err(AssertionError::Expired) } else { Ok(expires_at) }
 }
@@ -364,7 +394,7 @@ mod tests {
         }
 
         async fn verify(&self, token: String) -> Result<VerifiedUser, AssertionError> {
-            self.client.verify_assertion(&UnverifiedAssertion::new(token)).await
+            self.client.verify_assertion(&caller(), &UnverifiedAssertion::new(token)).await
         }
 
         fn answer(&self, tokens: &Value) -> TokenAnswer {
@@ -374,6 +404,10 @@ mod tests {
                 Verdict::Refused(refusal) => panic!("{refusal:?}"),
             }
         }
+    }
+
+    fn caller() -> CallerId {
+        CallerId::new("web").unwrap()
     }
 
     fn user(subject: &str) -> (TenantId, SubjectId) {
@@ -517,19 +551,56 @@ mod tests {
 
     #[tokio::test]
     async fn keys_exchanged_under_the_same_name_are_fetched_once_more() {
-        let fixture = Fixture::new().await;
-        assert!(fixture.verify_claims(&json!({})).await.is_ok());
-        let next = RsaKey::generate();
-        fixture.server.reply(Reply::keys(&[next.published("k1")]));
-        fixture.clock.advance(Duration::from_secs(11));
-        for key_id in [Some("k1"), None] {
-            let token = next.token(key_id, &fixture.claims(&json!({})));
-            assert!(fixture.verify(token).await.is_ok(), "{key_id:?}");
+        // Right after a fetch as long after it; with a key id and without.
+        for wait in [Duration::from_millis(1), Duration::from_secs(11), Duration::from_secs(500)] {
+            for key_id in [Some("k1"), None] {
+                let fixture = Fixture::new().await;
+                assert!(fixture.verify_claims(&json!({})).await.is_ok());
+                let next = RsaKey::generate();
+                fixture.server.reply(Reply::keys(&[next.published("k1")]));
+                fixture.clock.advance(wait);
+                let token = next.token(key_id, &fixture.claims(&json!({})));
+                assert!(fixture.verify(token).await.is_ok(), "{key_id:?} after {wait:?}");
+                assert_eq!(fixture.server.requests().len(), 2);
+                let old = fixture.verify_claims(&json!({})).await;
+                assert!(matches!(old, Err(AssertionError::Rejected(_))), "{old:?}");
+                let stranger = RsaKey::generate();
+                for _ in 0..20 {
+                    fixture.clock.advance(Duration::from_millis(1));
+                    let forged = stranger.token(Some("k1"), &fixture.claims(&json!({})));
+                    let outcome = fixture.verify(forged).await;
+                    assert!(matches!(outcome, Err(AssertionError::Rejected(_))), "{outcome:?}");
+                }
+                assert!(fixture.server.requests().len() <= 4, "not at every call");
+            }
         }
-        assert_eq!(fixture.server.requests().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn of_several_keys_that_fit_the_one_that_signed_is_found() {
+        let fixture = Fixture::new().await;
+        let (first, second) = (RsaKey::generate(), RsaKey::generate());
+        let mut other_algorithm = fixture.rsa.published("k1");
+        other_algorithm["alg"] = "RS512".into();
+        let mut nameless = second.published("k1");
+        nameless.as_object_mut().unwrap().remove("kid");
+        // Two of one name, one of another algorithm, one without a name.
+        let set = [other_algorithm, first.published("k1"), fixture.rsa.published("k1"), nameless];
+        fixture.server.reply(Reply::keys(&set));
+        for key in [&first, &fixture.rsa, &second] {
+            for key_id in [Some("k1"), None] {
+                let token = key.token(key_id, &fixture.claims(&json!({})));
+                assert!(fixture.verify(token).await.is_ok(), "{key_id:?}");
+            }
+        }
+        assert_eq!(fixture.server.requests().len(), 1);
         let stranger = RsaKey::generate().token(Some("k1"), &fixture.claims(&json!({})));
-        assert!(matches!(fixture.verify(stranger).await, Err(AssertionError::Rejected(_))));
-        assert_eq!(fixture.server.requests().len(), 2, "not at every call");
+        let outcome = fixture.verify(stranger).await;
+        let Err(AssertionError::Rejected(detail)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(
+            detail,
+            "its signature is not the provider's: key id \"k1\", algorithm RS256, 3 published keys tried"
+        );
     }
 
     #[tokio::test]
@@ -669,7 +740,7 @@ mod tests {
         let outcome = fixture.verify_claims(&json!({})).await;
         assert_eq!(
             outcome,
-            Err(AssertionError::KeysUnavailable(KeysFault::Unreachable("HTTP status 500".into())))
+            Err(AssertionError::KeysUnavailable(KeysFault::Unreachable("HTTP status=500".into())))
         );
     }
 

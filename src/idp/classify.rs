@@ -10,9 +10,12 @@
 
 use std::time::Duration;
 
+use chrono::NaiveDateTime;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use url::Url;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::answer::{RawAnswer, TokenAnswer};
 use super::fields::Fields;
@@ -225,6 +228,14 @@ fn known(words: &[&'static str], fields: &Fields<'_>, name: &str) -> &'static st
     words.iter().find(|known| **known == word).copied().unwrap_or_default()
 }
 
+/// The same words of an answer that is not one of the token endpoint.
+pub(super) fn error_detail(status: u16, body: &[u8]) -> String {
+    let text = Zeroizing::new(String::from_utf8_lossy(body).into_owned());
+    let fields = Fields::read(&text);
+    let (error, suberror) = (known(&ERRORS, &fields, "error"), known(&SUBERRORS, &fields, "suberror"));
+    detail(status, &fields, error, suberror)
+}
+
 /// Words for the log, none of them the provider's own: what is not a known
 /// word, a number or a UUID may hold anything, a token included.
 fn detail(status: u16, fields: &Fields<'_>, error: &str, suberror: &str) -> String {
@@ -249,7 +260,28 @@ fn detail(status: u16, fields: &Fields<'_>, error: &str, suberror: &str) -> Stri
             detail.push_str(&format!(" {name}={id}"));
         }
     }
+    if let Some(at) = fields.text("timestamp").and_then(|at| timestamp(&at)) {
+        detail.push_str(&format!(" timestamp={at}"));
+    }
+    if let Some(code) = fields.text("error_uri").and_then(|uri| error_page(&uri)) {
+        detail.push_str(&format!(" error_uri_code={code}"));
+    }
     detail
+}
+
+/// A time by the provider's clock, as Entra writes it (`2026-08-21 10:11:12Z`).
+fn timestamp(text: &str) -> Option<String> {
+    let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%SZ");
+    let at = at.or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%SZ")).ok()?;
+    Some(at.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// Which page an `error_uri` leads to: the number of the code in its query, as
+/// Entra has it (`https://login.microsoftonline.com/error?code=70008`). The rest of
+/// an address may hold anything.
+fn error_page(uri: &str) -> Option<u32> {
+    let uri = Url::parse(uri).ok()?;
+    uri.query_pairs().find(|(name, _)| name == "code")?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -380,6 +412,30 @@ mod tests {
         assert_eq!(claims_of(wanted).as_deref(), Some(wanted), "the object itself");
         for none in ["null", r#""""#, r#""{nonsense}""#, "7", r#""[]""#] {
             assert_eq!(claims_of(none), None, "{none}");
+        }
+    }
+
+    /// As Entra answers.
+    #[test]
+    fn the_detail_has_what_a_providers_support_asks_for() {
+        let body = json!({
+            "error": "invalid_grant", "error_description": "AADSTS70008: hunter2",
+            "error_codes": [70008], "timestamp": "2026-08-21 10:11:12Z",
+            "trace_id": "255d1aef-8c98-452f-ac51-23d051240864",
+            "correlation_id": "0e4bd5ac-0a15-4b1c-9d2e-6a4f2e4d1c55",
+            "error_uri": "https://login.microsoftonline.com/error?code=70008",
+        });
+        let wanted = "status=400 error=invalid_grant error_codes=70008 \
+             correlation_id=0e4bd5ac-0a15-4b1c-9d2e-6a4f2e4d1c55 \
+             trace_id=255d1aef-8c98-452f-ac51-23d051240864 \
+             timestamp=2026-08-21T10:11:12Z error_uri_code=70008";
+        assert_eq!(refusal(&Profile::strict(), 400, None, &body.to_string()).detail, wanted);
+        // Wherever it is read: of a revocation and of a key set too.
+        assert_eq!(error_detail(400, body.to_string().as_bytes()), wanted);
+        assert_eq!(error_detail(502, b"<html>hunter2"), "status=502");
+        for odd in ["https://hunter2.example/hunter2?code=hunter2", "https://x.example/?c=1", "hunter2"] {
+            let body = json!({ "timestamp": "hunter2", "error_uri": odd }).to_string();
+            assert_eq!(error_detail(400, body.as_bytes()), "status=400");
         }
     }
 

@@ -1,39 +1,62 @@
-//! The provider's published keys (RFC 7517), fetched when they are needed.
+//! The provider's published keys, fetched when they are needed.
 //!
-//! They are kept for 10 minutes. A token signed with an unknown key has them
-//! fetched anew, but not more often than every 10 seconds, whoever asks; all
-//! who wait share one fetch. When a fetch fails the old ones serve on, for a
-//! day at most.
+//! They are kept for 10 minutes. A token that none of them has signed has them
+//! fetched anew once, for the provider may have exchanged its keys, under new names
+//! or the old ones; all who wait share one fetch. When a fetch fails the old ones
+//! serve on, for a day at most.
+//!
+//! Who asks is not known yet to hold a token of the provider, so what may be
+//! fetched for it is bounded three times: each key set by itself; each caller, and
+//! all callers of a provider together, for fetches after which no token was
+//! verified. A set that has verified a token has a place that no set can take
+//! that never did ([`Places`]); there the failure of a made-up tenant is remembered
+//! for a while.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
-use serde_json::Value;
+use jsonwebtoken::Algorithm;
 
+use super::bounds::{Allowance, Rate};
+use super::classify::error_detail;
+use super::jwks::{self, PublishedKey};
+use super::places::Places;
 use super::send::{Fault, Http};
 use crate::clock::{Clock, Instant, SharedClock};
+use crate::domain::id::CallerId;
 use crate::domain::reason::Reason;
 
 const FRESH_FOR: Duration = Duration::from_secs(600);
 const USABLE_FOR: Duration = Duration::from_secs(86_400);
-/// Least time between two fetches.
-const FETCH_EVERY: Duration = Duration::from_secs(10);
-/// The same while there are no keys at all.
-const FIRST_FETCH_EVERY: Duration = Duration::from_secs(1);
+/// How often one set is fetched for tokens that its keys have not signed.
+const ANEW: Rate = Rate { burst: 3, every: Duration::from_secs(10) };
+/// Least time between two fetches of a set of which there is no key: short after
+/// a fault of the network, longer where the provider has answered with none.
+const AFTER_UNREACHABLE: Duration = Duration::from_secs(1);
+const AFTER_UNUSABLE: Duration = Duration::from_secs(10);
+/// Fetches after which no token was verified, for each caller.
+const IN_VAIN_PER_CALLER: Rate = Rate { burst: 40, every: Duration::from_secs(5) };
+/// The same for all callers together.
+const IN_VAIN: Rate = Rate { burst: 200, every: Duration::from_millis(500) };
+/// Most callers whose share is remembered; one that is full needs no memory.
+const MOST_CALLERS: usize = 10_000;
 const FETCH_LIMIT: Duration = Duration::from_secs(5);
-/// Most keys of a set that are looked at.
-const MOST_KEYS: usize = 100;
-/// Most addresses whose keys are kept; a placeholder can make many.
-const MOST_SETS: usize = 1000;
 
 /// The keys of one provider, by the address they are published at.
 pub(super) struct PublishedKeys {
     clock: SharedClock,
-    sets: Mutex<HashMap<String, Arc<KeySet>>>,
+    /// The provider's name in the configuration.
+    provider: String,
+    places: Mutex<Places<Arc<KeySet>>>,
+    in_vain: Mutex<InVain>,
+}
+
+#[derive(Default)]
+struct InVain {
+    all: Allowance,
+    per_caller: HashMap<CallerId, Allowance>,
 }
 
 /// Why there are no published keys to check a token with.
@@ -45,6 +68,11 @@ pub enum KeysFault {
     Unusable(String),
     /// The vault itself lacks a resource to fetch them with.
     Overloaded(String),
+    /// The caller has had too many key sets fetched after which none of its tokens
+    /// was verified.
+    CallerLimit(String),
+    /// All callers together have.
+    BackOff(String),
 }
 
 impl KeysFault {
@@ -55,93 +83,139 @@ impl KeysFault {
             Self::Unreachable(_) => Reason::ProviderUnavailable,
             Self::Unusable(_) => Reason::ProviderKeysUnusable,
             Self::Overloaded(_) => Reason::VaultOverloaded,
+            Self::CallerLimit(_) => Reason::TooManyInFlight,
+            Self::BackOff(_) => Reason::ProviderBackOff,
         }
     }
 }
 
 impl fmt::Display for KeysFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Unreachable(detail) | Self::Unusable(detail) | Self::Overloaded(detail)) = self;
+        let (Self::Unreachable(detail)
+        | Self::Unusable(detail)
+        | Self::Overloaded(detail)
+        | Self::CallerLimit(detail)
+        | Self::BackOff(detail)) = self;
         f.write_str(detail)
     }
 }
 
-/// A key that may have signed a token.
-#[derive(Clone)]
-pub(super) struct PublishedKey {
-    key_id: Option<String>,
-    algorithm: Option<String>,
-    key: DecodingKey,
-    /// The issuer it is for, where the provider publishes keys of several.
-    pub(super) issuer: Option<String>,
-}
-
-impl PublishedKey {
-    /// Whether it made `signature` (base64url) over `message`.
-    pub(super) fn made(&self, signature: &str, message: &[u8], algorithm: Algorithm) -> bool {
-        jsonwebtoken::crypto::verify(signature, message, &self.key, algorithm).unwrap_or(false)
-    }
-
-    fn fits(&self, key_id: Option<&str>, algorithm: Algorithm) -> bool {
-        (key_id.is_none() || self.key_id.as_deref() == key_id)
-            && self.key.family() == algorithm.family()
-            && self.algorithm.as_ref().is_none_or(|own| *own == format!("{algorithm:?}"))
-    }
+/// The keys that one token is checked with.
+pub(super) struct Lookup<'a> {
+    keys: &'a PublishedKeys,
+    http: &'a Http,
+    uri: &'a str,
+    /// Who handed the token in; `None` where the provider itself did.
+    caller: Option<&'a CallerId>,
+    set: Arc<KeySet>,
+    began: Instant,
+    /// Fetches that were taken from the shares of what may be in vain.
+    charged: u32,
 }
 
 impl PublishedKeys {
-    pub(super) fn new(clock: SharedClock) -> Self {
-        Self { clock, sets: Mutex::new(HashMap::new()) }
+    pub(super) fn new(provider: &str, clock: SharedClock) -> Self {
+        Self { clock, provider: provider.to_owned(), places: Mutex::default(), in_vain: Mutex::default() }
     }
 
-    /// The keys at `uri` that fit a token's header; none when the provider
-    /// publishes none that does. `anew`: those that were fetched before do not
-    /// do, even if they are fresh.
+    /// The keys at `uri`, for one token that `caller` handed in.
+    pub(super) fn lookup<'a>(
+        &'a self,
+        http: &'a Http,
+        uri: &'a str,
+        caller: Option<&'a CallerId>,
+    ) -> Lookup<'a> {
+        let set = self.places().get_or_insert(uri, Arc::default);
+        Lookup { keys: self, http, uri, caller, set, began: self.clock.instant(), charged: 0 }
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places<Arc<KeySet>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a fetch from the shares of what may be in vain.
+    fn charge(&self, caller: &CallerId, now: Instant) -> Result<(), KeysFault> {
+        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        let InVain { all, per_caller } = &mut *in_vain;
+        if per_caller.len() >= MOST_CALLERS {
+            per_caller.retain(|_, share| !share.is_full(now));
+        }
+        let share = per_caller.entry(caller.clone()).or_default();
+        let refused = |wait: Duration, who: &str| {
+            format!(
+                "{who} had too many key sets fetched after which no token was verified; \
+                 the next may be in {} s",
+                wait.as_secs() + 1
+            )
+        };
+        if !share.take(IN_VAIN_PER_CALLER, now) {
+            let wait = share.wait(IN_VAIN_PER_CALLER, now);
+            return Err(KeysFault::CallerLimit(refused(wait, "this caller has")));
+        }
+        if !all.take(IN_VAIN, now) {
+            share.give_back(IN_VAIN_PER_CALLER);
+            return Err(KeysFault::BackOff(refused(all.wait(IN_VAIN, now), "the provider's callers have")));
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, caller: &CallerId, charged: u32) {
+        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..charged {
+            in_vain.all.give_back(IN_VAIN);
+            if let Some(share) = in_vain.per_caller.get_mut(caller) {
+                share.give_back(IN_VAIN_PER_CALLER);
+            }
+        }
+    }
+}
+
+impl Lookup<'_> {
+    /// The keys that fit a token's header; none when the provider publishes none
+    /// that does. `anew`: those that there were have not signed it.
     ///
     /// # Errors
     ///
     /// When there are no keys that may still be used and none can be fetched, or
     /// those that were published are of no use.
     pub(super) async fn find(
-        &self,
-        http: &Http,
-        uri: &str,
+        &mut self,
         key_id: Option<&str>,
         algorithm: Algorithm,
         anew: bool,
     ) -> Result<Vec<PublishedKey>, KeysFault> {
-        let set = self.set(uri);
-        let fitting = |fetched: &Fetched| {
+        let set = Arc::clone(&self.set);
+        let fitting = |fetched: Arc<Fetched>| {
             let fits = fetched.keys.iter().filter(|key| key.fits(key_id, algorithm));
-            fits.cloned().collect::<Vec<PublishedKey>>()
+            Some(fits.cloned().collect::<Vec<PublishedKey>>()).filter(|fits| !fits.is_empty())
         };
-        let served = |keys: &Vec<PublishedKey>| !keys.is_empty();
-        let fresh_for = if anew { Duration::ZERO } else { FRESH_FOR };
-        let now = self.clock.instant();
-        if let Some(found) = set.within(fresh_for, now).map(|f| fitting(&f)).filter(served) {
+        let began = self.began;
+        let good_enough = |now: Instant| {
+            set.within(FRESH_FOR, now).filter(|fetched| !anew || fetched.at >= began).and_then(fitting)
+        };
+        if let Some(found) = good_enough(self.keys.clock.instant()) {
             return Ok(found);
         }
         let mut last = set.flight.lock().await;
-        let now = self.clock.instant();
-        if let Some(found) = set.within(fresh_for, now).map(|f| fitting(&f)).filter(served) {
+        let now = self.keys.clock.instant();
+        if let Some(found) = good_enough(now) {
             return Ok(found);
         }
-        let pause = if set.within(USABLE_FOR, now).is_some() { FETCH_EVERY } else { FIRST_FETCH_EVERY };
-        if last.at.is_none_or(|at| now.since(at) >= pause) {
-            // Noted first, so that callers who give up while waiting do not
-            // make the next one fetch at once.
-            let fault = KeysFault::Unreachable("the last fetch did not end".into());
-            *last = LastFetch { at: Some(now), fault: Some(fault) };
-            match fetch(http, uri, self.clock.as_ref()).await {
-                Ok(keys) => {
-                    last.fault = None;
-                    set.put(Fetched { keys, at: now });
-                }
-                Err(fault) => last.fault = Some(fault),
+        let usable = set.within(USABLE_FOR, now);
+        // Keys that were fetched for this very token are as new as can be.
+        let is_newest = last.at.is_some_and(|at| at >= began);
+        if !is_newest && last.allows(usable.is_some(), set.within(FRESH_FOR, now).is_some(), now) {
+            let charged = self.charge(now);
+            match (charged, usable.is_some()) {
+                (Ok(()), _) => self.fetch(&mut last, now).await,
+                // There is nothing to check the token with.
+                (Err(fault), false) => return Err(fault),
+                // It is checked with what there is.
+                (Err(_), true) => {}
             }
         }
-        let found = set.within(USABLE_FOR, now).map(|f| fitting(&f)).filter(served);
-        match (found, &last.fault, set.within(USABLE_FOR, now)) {
+        let usable = set.within(USABLE_FOR, now);
+        match (usable.clone().and_then(fitting), &last.fault, usable) {
             // Nor that their signatures do not.
             (Some(_), Some(fault), _) if anew => Err(fault.clone()),
             (Some(found), ..) => Ok(found),
@@ -155,12 +229,46 @@ impl PublishedKeys {
         }
     }
 
-    fn set(&self, uri: &str) -> Arc<KeySet> {
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        if sets.len() >= MOST_SETS && !sets.contains_key(uri) {
-            sets.clear();
+    /// One of the keys has signed the token: the set is the provider's, and what was
+    /// fetched was not in vain.
+    pub(super) fn verified(&self) {
+        let now = self.keys.clock.instant();
+        self.keys.places().verified(self.uri, Arc::clone(&self.set), now);
+        if let Some(caller) = self.caller.filter(|_| self.charged > 0) {
+            self.keys.give_back(caller, self.charged);
         }
-        Arc::clone(sets.entry(uri.to_owned()).or_default())
+    }
+
+    /// Whether what is to be fetched may be in vain: keys that were good and have
+    /// only grown old are the provider's own affair.
+    fn charge(&mut self, now: Instant) -> Result<(), KeysFault> {
+        let Some(caller) = self.caller else { return Ok(()) };
+        let grown_old = self.set.within(FRESH_FOR, now).is_none();
+        if grown_old && self.keys.places().has_verified(self.uri) {
+            return Ok(());
+        }
+        self.keys.charge(caller, now).inspect(|()| self.charged += 1)
+    }
+
+    async fn fetch(&self, last: &mut LastFetch, now: Instant) {
+        // Noted first, so that callers who give up while waiting do not make the
+        // next one fetch at once.
+        let fault = KeysFault::Unreachable("the last fetch did not end".into());
+        (last.at, last.fault) = (Some(now), Some(fault));
+        match fetch(self.http, self.uri, self.keys.clock.as_ref()).await {
+            Ok(keys) => {
+                last.fault = None;
+                self.set.put(Fetched { keys, at: now });
+            }
+            Err(fault) => {
+                tracing::warn!(
+                    provider = self.keys.provider, jwks_uri = self.uri, detail = %fault,
+                    keys_from_before = self.set.within(USABLE_FOR, now).is_some(),
+                    "the provider's keys cannot be fetched"
+                );
+                last.fault = Some(fault);
+            }
+        }
     }
 }
 
@@ -176,6 +284,21 @@ struct LastFetch {
     at: Option<Instant>,
     /// Why it brought no keys.
     fault: Option<KeysFault>,
+    anew: Allowance,
+}
+
+impl LastFetch {
+    /// Whether the set may be fetched now.
+    fn allows(&mut self, has_keys: bool, are_fresh: bool, now: Instant) -> bool {
+        let Some(at) = self.at else { return true };
+        match &self.fault {
+            Some(KeysFault::Unusable(_)) if !has_keys => now.since(at) >= AFTER_UNUSABLE,
+            Some(_) if !has_keys => now.since(at) >= AFTER_UNREACHABLE,
+            Some(_) if !are_fresh => now.since(at) >= ANEW.every,
+            None if !are_fresh => true,
+            Some(_) | None => self.anew.take(ANEW, now),
+        }
+    }
 }
 
 struct Fetched {
@@ -199,29 +322,17 @@ async fn fetch(http: &Http, uri: &str, clock: &dyn Clock) -> Result<Vec<Publishe
         Err(Fault { detail, overloaded: true }) => Err(KeysFault::Overloaded(detail)),
         Err(Fault { detail, overloaded: false }) => Err(KeysFault::Unreachable(detail)),
         // A server that fails, or asks for a pause, has not said what its keys are.
-        Ok((status @ (408 | 429 | 500..=599), _)) => {
-            Err(KeysFault::Unreachable(format!("HTTP status {status}")))
+        Ok((status @ (408 | 429 | 500..=599), body)) => {
+            Err(KeysFault::Unreachable(format!("HTTP {}", error_detail(status, &body))))
         }
-        Ok((200, body)) => read(&body).ok_or_else(|| KeysFault::Unusable("the answer is no key set".into())),
-        Ok((status, _)) => Err(KeysFault::Unusable(format!("HTTP status {status} in place of a key set"))),
+        Ok((200, body)) => {
+            jwks::read(&body).ok_or_else(|| KeysFault::Unusable("the answer is no key set".into()))
+        }
+        Ok((status, body)) => {
+            let detail = format!("HTTP {} in place of a key set", error_detail(status, &body));
+            Err(KeysFault::Unusable(detail))
+        }
     }
-}
-
-/// Reads a key set; keys of a kind the vault does not know, and those for
-/// encryption or with a shared secret, are left out.
-fn read(body: &[u8]) -> Option<Vec<PublishedKey>> {
-    let set: Value = serde_json::from_slice(body).ok()?;
-    let keys = set.get("keys")?.as_array()?;
-    Some(keys.iter().take(MOST_KEYS).filter_map(read_key).collect())
-}
-
-fn read_key(value: &Value) -> Option<PublishedKey> {
-    let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-    let jwk: Jwk = serde_json::from_value(value.clone()).ok()?;
-    let for_signing = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
-    let public = !matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_));
-    let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| for_signing && public)?;
-    Some(PublishedKey { key_id: text("kid"), algorithm: text("alg"), key, issuer: text("issuer") })
 }
 
 #[cfg(test)]
@@ -241,14 +352,33 @@ mod tests {
     impl Fixture {
         async fn new(reply: Reply) -> Self {
             let clock = Arc::new(StillClock::new());
-            let keys = PublishedKeys::new(clock.clone());
+            let keys = PublishedKeys::new("p", clock.clone());
             Self { server: Server::start(reply).await, clock, keys, http: Http::new(None, false).unwrap() }
         }
 
         async fn find(&self, key_id: Option<&str>) -> Result<usize, KeysFault> {
             let uri = format!("{}/keys", self.server.base);
-            let found = self.keys.find(&self.http, &uri, key_id, Algorithm::RS256, false).await;
-            found.map(|keys| keys.len())
+            let mut lookup = self.keys.lookup(&self.http, &uri, None);
+            lookup.find(key_id, Algorithm::RS256, false).await.map(|keys| keys.len())
+        }
+
+        /// A token of the tenant that the caller hands in and no key has signed.
+        async fn forged(&self, caller: &str, tenant: &str) -> Result<usize, KeysFault> {
+            let uri = format!("{}/{tenant}/keys", self.server.base);
+            let caller = CallerId::new(caller).unwrap();
+            let mut lookup = self.keys.lookup(&self.http, &uri, Some(&caller));
+            lookup.find(Some("k1"), Algorithm::RS256, false).await?;
+            lookup.find(Some("k1"), Algorithm::RS256, true).await.map(|keys| keys.len())
+        }
+
+        /// One that a key has signed.
+        async fn good(&self, caller: &str, tenant: &str) -> Result<usize, KeysFault> {
+            let uri = format!("{}/{tenant}/keys", self.server.base);
+            let caller = CallerId::new(caller).unwrap();
+            let mut lookup = self.keys.lookup(&self.http, &uri, Some(&caller));
+            let found = lookup.find(Some("k1"), Algorithm::RS256, false).await?;
+            lookup.verified();
+            Ok(found.len())
         }
 
         fn fetches(&self) -> usize {
@@ -305,7 +435,7 @@ mod tests {
         assert_eq!(fixture.fetches(), 5);
         fixture.server.reply(Reply::full("500 No", "", ""));
         fixture.clock.advance(Duration::from_secs(21 * 3600));
-        assert_eq!(fixture.find(Some("k1")).await, Err(KeysFault::Unreachable("HTTP status 500".into())));
+        assert_eq!(fixture.find(Some("k1")).await, Err(KeysFault::Unreachable("HTTP status=500".into())));
     }
 
     #[tokio::test]
@@ -337,37 +467,107 @@ mod tests {
         assert_eq!(fixture.find(Some("k1")).await, Ok(1));
         fixture.server.reply(Reply::full("500 No", "", ""));
         fixture.clock.advance(Duration::from_secs(11));
-        assert_eq!(fixture.find(Some("k2")).await, Err(KeysFault::Unreachable("HTTP status 500".into())));
+        assert_eq!(fixture.find(Some("k2")).await, Err(KeysFault::Unreachable("HTTP status=500".into())));
     }
 
     #[tokio::test]
     async fn without_any_keys_a_provider_is_not_hammered() {
         let fixture = Fixture::new(Reply::full("500 No", "", "")).await;
         for _ in 0..5 {
-            assert_eq!(fixture.find(Some("k1")).await, Err(KeysFault::Unreachable("HTTP status 500".into())));
+            assert_eq!(fixture.find(Some("k1")).await, Err(KeysFault::Unreachable("HTTP status=500".into())));
         }
         assert_eq!(fixture.fetches(), 1);
     }
 
-    #[test]
-    fn keys_that_sign_no_tokens_are_left_out() {
-        let rsa = RsaKey::generate().published("k1");
-        let mut encrypting = rsa.clone();
-        encrypting["use"] = "enc".into();
-        let shared = json!({ "kty": "oct", "k": "aGVsbG8", "kid": "k1" });
-        let unknown = json!({ "kty": "moon", "kid": "k1" });
-        let set = json!({ "keys": [encrypting, shared, unknown, 7, rsa] }).to_string();
-        assert_eq!(read(set.as_bytes()).unwrap().len(), 1);
+    #[tokio::test]
+    async fn keys_exchanged_right_after_a_fetch_are_found_and_forgeries_cost_little() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1")])).await;
+        assert_eq!(fixture.find(Some("k1")).await, Ok(1));
+        fixture.server.reply(Reply::keys(&[rsa.published("k2")]));
+        fixture.clock.advance(Duration::from_secs(1));
+        assert_eq!(fixture.find(Some("k2")).await, Ok(1), "a second after the fetch");
+        for _ in 0..50 {
+            fixture.clock.advance(Duration::from_millis(100));
+            assert_eq!(fixture.find(Some("k9")).await, Ok(0));
+        }
+        assert_eq!(fixture.fetches(), 4, "three in a row, and not at every call");
+        fixture.clock.advance(Duration::from_secs(10));
+        assert_eq!(fixture.find(Some("k9")).await, Ok(0));
+        assert_eq!(fixture.fetches(), 5, "one more after ten seconds");
     }
 
-    #[test]
-    fn a_key_is_used_with_its_own_algorithm_only() {
-        let mut jwk = RsaKey::generate().published("k1");
-        jwk["alg"] = "RS256".into();
-        let key = read_key(&jwk).unwrap();
-        assert!(key.fits(Some("k1"), Algorithm::RS256));
-        assert!(!key.fits(Some("k1"), Algorithm::PS256));
-        assert!(!key.fits(Some("k1"), Algorithm::ES256));
-        assert!(!key.fits(Some("k2"), Algorithm::RS256));
+    #[tokio::test]
+    async fn strangers_cannot_drive_fetches_nor_push_out_good_keys() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1")])).await;
+        for tenant in 0..20 {
+            assert_eq!(fixture.good("web", &format!("good{tenant}")).await, Ok(1));
+        }
+        assert_eq!(fixture.fetches(), 20);
+        let mut refused = 0;
+        for tenant in 0..1001 {
+            fixture.clock.advance(Duration::from_millis(6));
+            let outcome = fixture.forged("mallory", &format!("made-up{tenant}")).await;
+            refused += usize::from(matches!(outcome, Err(KeysFault::CallerLimit(_))));
+        }
+        // Forty, and one in five seconds for the six that it took.
+        assert_eq!((fixture.fetches(), refused), (20 + 41, 1001 - 41));
+        for tenant in 0..20 {
+            assert_eq!(fixture.good("web", &format!("good{tenant}")).await, Ok(1));
+        }
+        assert_eq!(fixture.fetches(), 20 + 41, "the keys of good tenants were forgotten");
+        // Another caller, and one more tenant of the first that is real.
+        assert_eq!(fixture.good("web", "new").await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_caller_whose_tokens_are_good_has_as_many_tenants_as_there_are() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1")])).await;
+        for tenant in 0..300 {
+            assert_eq!(fixture.good("web", &format!("t{tenant}")).await, Ok(1), "{tenant}");
+        }
+        // Also after their keys have grown old, all at once.
+        fixture.clock.advance(Duration::from_secs(601));
+        for tenant in 0..300 {
+            assert_eq!(fixture.good("web", &format!("t{tenant}")).await, Ok(1), "{tenant}");
+        }
+        assert_eq!(fixture.fetches(), 600);
+    }
+
+    #[tokio::test]
+    async fn many_strangers_together_are_bounded_and_leave_good_tenants_alone() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1")])).await;
+        assert_eq!(fixture.good("web", "good").await, Ok(1));
+        for n in 0..1000 {
+            let (caller, tenant) = (format!("mallory{}", n % 50), format!("made-up{n}"));
+            let outcome = fixture.forged(&caller, &tenant).await;
+            assert_eq!(matches!(outcome, Err(KeysFault::BackOff(_))), n >= 200, "{n}: {outcome:?}");
+        }
+        assert_eq!(fixture.fetches(), 1 + 200);
+        fixture.clock.advance(Duration::from_secs(601));
+        for n in 200..1000 {
+            let _ = fixture.forged(&format!("mallory{n}"), &format!("made-up{n}")).await;
+        }
+        assert_eq!(fixture.good("web", "good").await, Ok(1), "its keys have grown old meanwhile");
+    }
+
+    #[tokio::test]
+    async fn a_made_up_tenants_failure_is_remembered_for_a_while() {
+        let fixture = Fixture::new(Reply::full("400 No", "", r#"{"error":"invalid_request"}"#)).await;
+        for _ in 0..20 {
+            let fault = fixture.forged("web", "made-up").await.unwrap_err();
+            assert_eq!(
+                fault,
+                KeysFault::Unusable("HTTP status=400 error=invalid_request in place of a key set".into())
+            );
+            fixture.clock.advance(Duration::from_millis(400));
+        }
+        assert_eq!(fixture.fetches(), 1);
+        fixture.clock.advance(Duration::from_secs(3));
+        assert!(fixture.forged("web", "made-up").await.is_err());
+        assert_eq!(fixture.fetches(), 2);
     }
 }

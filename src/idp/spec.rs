@@ -18,16 +18,21 @@ const TENANT: &str = "{tenant}";
 pub struct ProviderSpec {
     /// Its name in the configuration.
     pub name: String,
-    /// Who issues its tokens; may contain `{tenant}`.
+    /// Who issues its tokens; may contain `{tenant}`. Grants are kept under it.
     pub issuer: String,
+    /// Names under which the same provider issues tokens of another form, as
+    /// Entra does with its v1.0 tokens; may contain `{tenant}`.
+    pub other_issuers: Vec<String>,
     /// Where tokens are redeemed; may contain `{tenant}`.
     pub token_endpoint: String,
     /// Where tokens are revoked (RFC 7009), if anywhere; may contain `{tenant}`.
     pub revocation_endpoint: Option<String>,
     /// Where its keys are published; may contain `{tenant}`.
     pub jwks_uri: String,
-    /// The audiences of which a user's token must name one.
+    /// The audiences of which a user's token of `issuer` must name one.
     pub audience: Vec<String>,
+    /// The same for a token of one of `other_issuers`.
+    pub other_audience: Vec<String>,
     /// How a token tells its tenant.
     pub tenant: TenantRule,
     /// The claims that may name the user; the first that is there decides.
@@ -160,8 +165,14 @@ pub(super) fn faults(providers: &[&ProviderSpec], clients: &[&ClientSpec]) -> Ve
                 fault(format!("{key} {why}"));
             }
         }
-        if let Err(why) = check_issuer(&provider.issuer) {
-            fault(format!("issuer {why}"));
+        let others = provider.other_issuers.iter().map(|other| ("other_issuers", other));
+        for (key, issuer) in std::iter::once(("issuer", &provider.issuer)).chain(others) {
+            if let Err(why) = check_issuer(issuer) {
+                fault(format!("{key} {why}"));
+            }
+        }
+        if provider.other_issuers.contains(&provider.issuer) {
+            fault("other_issuers must not repeat issuer".into());
         }
         if matches!(&provider.tenant, TenantRule::Claim(claim) if claim.is_empty()) {
             fault("the tenant's claim must have a name".into());
@@ -307,8 +318,9 @@ mod tests {
             spec.subject_claims.clear();
             spec.budget.requests_per_second = f64::NAN;
             spec.issuer = "x".repeat(256);
+            spec.other_issuers = vec!["http://sts.example/{tenant}/".into(), spec.issuer.clone()];
         });
-        assert_eq!(faults.len(), 5, "{faults:#?}");
+        assert_eq!(faults.len(), 8, "{faults:#?}");
         assert!(faults[0].contains("token_endpoint must be https"), "{}", faults[0]);
     }
 

@@ -28,6 +28,8 @@ pub(super) fn provider(base: &str) -> ProviderSpec {
     ProviderSpec {
         name: "p".into(),
         issuer: format!("{base}/{{tenant}}/v2.0"),
+        other_issuers: Vec::new(),
+        other_audience: Vec::new(),
         token_endpoint: format!("{base}/{{tenant}}/token"),
         revocation_endpoint: Some(format!("{base}/{{tenant}}/revoke")),
         jwks_uri: format!("{base}/keys"),

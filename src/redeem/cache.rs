@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::clock::Timestamp;
+use crate::clock::{Deadline, Instant, Reading, Timestamp};
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Generation, GrantKey};
 use crate::domain::id::{CallerId, TenantId};
@@ -36,12 +36,13 @@ pub struct IssuedToken {
     pub token: AccessToken,
     /// Its type, normally "Bearer".
     pub token_type: String,
-    /// When it expires.
-    pub expires_at: Timestamp,
+    /// When it expires: by whichever clock comes first, so that one that is set
+    /// back brings no expired token back.
+    pub expires: Deadline,
     /// How long it lived when it was issued.
     pub lifetime: Duration,
     /// From when on somebody who asks for it causes a refresh ahead.
-    pub refresh_at: Timestamp,
+    pub refresh: Deadline,
     /// Scopes the provider granted.
     pub scopes: ScopeSet,
     /// The generation it came with.
@@ -85,13 +86,14 @@ struct Held {
     token: Arc<IssuedToken>,
 }
 
-/// A failure that would be the same again, and how long it holds.
+/// A failure that would be the same again, and how long it holds: for a span, so
+/// that a clock that is set neither ends nor lengthens it.
 #[derive(Debug, Clone)]
 struct Negative {
     failure: Failure,
-    until: Timestamp,
+    until: Instant,
     /// When a retry makes sense; the answer may be forgotten before.
-    retry_at: Option<Timestamp>,
+    retry_at: Option<Instant>,
 }
 
 /// A target that was refused, and who asked for it.
@@ -147,13 +149,13 @@ impl TokenCache {
         target: Target,
         caller: &CallerId,
         token: Arc<IssuedToken>,
-        now: Timestamp,
+        now: Reading,
     ) {
         let known = self.tokens.get(key);
         let others = known
             .iter()
             .flat_map(|tokens| tokens.iter())
-            .filter(|held| held.target != target && held.token.expires_at > now);
+            .filter(|held| held.target != target && !held.token.expires.has_passed(now));
         let mut tokens: Vec<_> = others.cloned().collect();
         if tokens.len() >= TARGETS_PER_GRANT {
             tokens.remove(oldest_of_the_greediest(&tokens, caller));
@@ -164,15 +166,15 @@ impl TokenCache {
         self.negatives.invalidate(key);
     }
 
-    /// When the last token of the grant expires.
+    /// When the last token of the grant expires, by the wall clock as it goes now.
     #[must_use]
-    pub fn last_expiry(&self, key: &GrantKey) -> Option<Timestamp> {
-        self.tokens.get(key)?.iter().map(|held| held.token.expires_at).max()
+    pub fn last_expiry(&self, key: &GrantKey, now: Reading) -> Option<Timestamp> {
+        self.tokens.get(key)?.iter().map(|held| held.token.expires.by_wall_clock(now)).max()
     }
 
     /// The failure that holds for a target.
     #[must_use]
-    pub fn negative(&self, key: &GrantKey, target: &Target, now: Timestamp) -> Option<Failure> {
+    pub fn negative(&self, key: &GrantKey, target: &Target, now: Instant) -> Option<Failure> {
         if let Some(failure) = self.negatives.get(key).and_then(|negative| negative.holds(now)) {
             return Some(failure);
         }
@@ -183,15 +185,15 @@ impl TokenCache {
     /// When the caller may ask for yet another target, when it has had as many
     /// refused as it may.
     #[must_use]
-    pub fn refused_too_many(&self, key: &GrantKey, caller: &CallerId, now: Timestamp) -> Option<Timestamp> {
+    pub fn refused_too_many(&self, key: &GrantKey, caller: &CallerId, now: Instant) -> Option<Instant> {
         let refused = self.refused.get(key)?;
         let mine = refused.iter().filter(|r| r.caller == *caller && r.negative.until > now);
-        let ends: Vec<Timestamp> = mine.map(|refused| refused.negative.until).collect();
+        let ends: Vec<Instant> = mine.map(|refused| refused.negative.until).collect();
         if ends.len() < REFUSED_PER_CALLER { None } else { ends.into_iter().min() }
     }
 
     /// Remembers a failure of the grant, at most as long as the limits say.
-    pub fn remember_negative(&self, key: &GrantKey, failure: &Failure, now: Timestamp) {
+    pub fn remember_negative(&self, key: &GrantKey, failure: &Failure, now: Instant) {
         let span = failure.retry_delay().map_or(self.limits.negative, |d| d.min(self.limits.negative));
         if !span.is_zero() {
             self.negatives.insert(key.clone(), Arc::new(Negative::new(failure, span, now)));
@@ -207,7 +209,7 @@ impl TokenCache {
         caller: &CallerId,
         failure: &Failure,
         costs_a_request: bool,
-        now: Timestamp,
+        now: Instant,
     ) {
         let span = if costs_a_request { REFUSED_FOR } else { self.limits.negative };
         let known = self.refused.get(key);
@@ -261,12 +263,12 @@ impl TokenCache {
 }
 
 impl Negative {
-    fn new(failure: &Failure, span: Duration, now: Timestamp) -> Self {
+    fn new(failure: &Failure, span: Duration, now: Instant) -> Self {
         let retry_at = failure.retry_delay().map(|delay| now.plus(delay));
         Self { failure: failure.clone(), until: now.plus(span), retry_at }
     }
 
-    fn holds(&self, now: Timestamp) -> Option<Failure> {
+    fn holds(&self, now: Instant) -> Option<Failure> {
         (now < self.until).then(|| {
             let failure = self.failure.clone();
             match self.retry_at {
@@ -310,7 +312,7 @@ mod tests {
     use crate::domain::reason::Reason;
     use crate::domain::scope::Claims;
 
-    const NOW: Timestamp = Timestamp(1_000_000);
+    const NOW: Reading = Reading { now: Timestamp(1_000_000), instant: Instant::ZERO };
 
     fn key(subject: &str) -> GrantKey {
         GrantKey {
@@ -328,9 +330,9 @@ mod tests {
         Arc::new(IssuedToken {
             token: AccessToken::new(text.to_owned()),
             token_type: "Bearer".into(),
-            expires_at: NOW.plus(Duration::from_secs(3600)),
+            expires: NOW.deadline(Duration::from_secs(3600)),
             lifetime: Duration::from_secs(3600),
-            refresh_at: NOW.plus(Duration::from_secs(1800)),
+            refresh: NOW.deadline(Duration::from_secs(1800)),
             scopes: ScopeSet::default(),
             generation: Generation(1),
             tenant_epoch: 1,
@@ -402,37 +404,56 @@ mod tests {
         let cache = TokenCache::new(Limits::default());
         let failure = Failure::new(Reason::ProviderRefused, "scope");
         for n in 0..REFUSED_PER_CALLER {
-            assert_eq!(cache.refused_too_many(&key("u"), &caller("greedy"), NOW), None);
+            assert_eq!(cache.refused_too_many(&key("u"), &caller("greedy"), NOW.instant), None);
             let target = target(&format!("s{n}"));
-            cache.remember_refused(&key("u"), &target, &caller("greedy"), &failure, true, NOW);
+            cache.remember_refused(&key("u"), &target, &caller("greedy"), &failure, true, NOW.instant);
         }
-        let end = NOW.plus(REFUSED_FOR);
-        assert_eq!(cache.refused_too_many(&key("u"), &caller("greedy"), NOW), Some(end));
-        assert_eq!(cache.refused_too_many(&key("u"), &caller("modest"), NOW), None);
+        let end = NOW.instant.plus(REFUSED_FOR);
+        assert_eq!(cache.refused_too_many(&key("u"), &caller("greedy"), NOW.instant), Some(end));
+        assert_eq!(cache.refused_too_many(&key("u"), &caller("modest"), NOW.instant), None);
         assert_eq!(cache.refused_too_many(&key("u"), &caller("greedy"), end), None);
-        assert!(cache.negative(&key("u"), &target("s3"), NOW).is_some());
+        assert!(cache.negative(&key("u"), &target("s3"), NOW.instant).is_some());
         cache.insert(&key("u"), target("s3"), &caller("modest"), token("x"), NOW);
-        assert!(cache.negative(&key("u"), &target("s3"), NOW).is_none());
+        assert!(cache.negative(&key("u"), &target("s3"), NOW.instant).is_none());
     }
 
     #[test]
     fn a_negative_answer_ends_with_its_time_and_with_a_new_token() {
         let cache = TokenCache::new(Limits::default());
         let failure = Failure::new(Reason::GrantRevoked, "revoked");
-        cache.remember_negative(&key("u"), &failure, NOW);
-        assert!(cache.negative(&key("u"), &target("a"), NOW).is_some());
-        assert!(cache.negative(&key("u"), &target("a"), NOW.plus(Duration::from_secs(5))).is_none());
+        cache.remember_negative(&key("u"), &failure, NOW.instant);
+        assert!(cache.negative(&key("u"), &target("a"), NOW.instant).is_some());
+        assert!(cache.negative(&key("u"), &target("a"), NOW.instant.plus(Duration::from_secs(5))).is_none());
         cache.insert(&key("u"), target("a"), &caller("c"), token("A"), NOW);
-        assert!(cache.negative(&key("u"), &target("a"), NOW).is_none());
+        assert!(cache.negative(&key("u"), &target("a"), NOW.instant).is_none());
+    }
+
+    /// The clock is set back an hour, and no time passes: nothing lives longer.
+    #[test]
+    fn a_clock_that_is_set_back_lengthens_nothing() {
+        let cache = TokenCache::new(Limits::default());
+        let failure = Failure::new(Reason::GrantRevoked, "revoked");
+        cache.insert(&key("u"), target("a"), &caller("c"), token("A"), NOW);
+        cache.remember_negative(&key("u"), &failure, NOW.instant);
+        let found = cache.find(&key("u"), &target("a")).unwrap();
+        let back = |span: Duration| Reading {
+            now: NOW.now.minus(Duration::from_secs(3600)).plus(span),
+            instant: NOW.instant.plus(span),
+        };
+        assert!(!found.expires.has_passed(back(Duration::from_secs(3599))));
+        assert!(found.expires.has_passed(back(Duration::from_secs(3600))));
+        let last = cache.last_expiry(&key("u"), back(Duration::ZERO)).unwrap();
+        assert_eq!(last, NOW.now, "an hour from now, as the clock goes now");
+        assert!(cache.negative(&key("u"), &target("a"), back(Duration::from_secs(5)).instant).is_none());
     }
 
     #[test]
     fn a_negative_answer_for_one_target_does_not_hold_for_another() {
         let cache = TokenCache::new(Limits::default());
         let failure = Failure::new(Reason::ScopeNotGranted, "scope");
-        cache.remember_refused(&key("u"), &target("a"), &caller("c"), &failure, true, NOW);
-        assert!(cache.negative(&key("u"), &target("a"), NOW).is_some());
-        assert!(cache.negative(&key("u"), &target("b"), NOW).is_none());
+        cache.remember_refused(&key("u"), &target("a"), &caller("c"), &failure, true, NOW.instant);
+        assert!(cache.negative(&key("u"), &target("a"), NOW.instant).is_some());
+        assert!(cache.negative(&key("u"), &target("b"), NOW.instant).is_none());
     }
 
     #[test]

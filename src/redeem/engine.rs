@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Timestamp;
+use crate::clock::{Reading, Timestamp};
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
 use crate::domain::id::{CallerId, SubjectId, TenantId};
@@ -68,6 +68,8 @@ impl std::fmt::Debug for Redeemer {
 pub struct Handed {
     /// The token.
     pub token: Arc<IssuedToken>,
+    /// When it expires, by the wall clock as it goes now.
+    pub expires_at: Timestamp,
     /// Whether it came from memory.
     pub from_cache: bool,
     /// Shows that the tenant is in service.
@@ -112,9 +114,11 @@ impl Redeemer {
         min_life: Duration,
         origin: &Origin,
     ) -> Result<Handed, Failure> {
-        let now = self.parts.clock.now();
-        if let Some(handed) = self.remembered_token(key, target, now.plus(min_life)) {
-            if now >= handed.token.refresh_at && self.memory.cache().negative(key, target, now).is_none() {
+        let now = self.parts.clock.both();
+        if let Some(handed) = self.remembered_token(key, target, now, min_life) {
+            if handed.token.refresh.has_passed(now)
+                && self.memory.cache().negative(key, target, now.instant).is_none()
+            {
                 drop(self.start_flight(key, target, min_life, &self.ahead(origin)));
             }
             self.parts.metrics.cache_hit();
@@ -129,12 +133,14 @@ impl Redeemer {
                     return Err(Failure::new(Reason::StoreUnavailable, "the tenant changed during the call")
                         .retry_after(Duration::from_secs(1)));
                 }
-                Ok(Handed { token, from_cache: false, pass })
+                let expires_at = token.expires.by_wall_clock(self.parts.clock.both());
+                Ok(Handed { token, expires_at, from_cache: false, pass })
             }
             // Something is better than nothing while it lives, when the grant
             // itself is not known to be dead.
             Err(failure) if passes(failure.reason()) => {
-                self.remembered_token(key, target, self.parts.clock.now()).ok_or(failure)
+                let now = self.parts.clock.both();
+                self.remembered_token(key, target, now, Duration::ZERO).ok_or(failure)
             }
             Err(failure) => Err(failure),
         }
@@ -217,7 +223,7 @@ impl Redeemer {
                 // Each outcome is in the store, the audit and the log.
                 let failed = this.probe(&grant.key).await.is_err();
                 if failed && this.parts.store.grant(&grant.key).await.is_ok_and(|now| now == Some(grant)) {
-                    probing.postpone(this.parts.clock.now());
+                    probing.postpone(this.parts.clock.instant());
                 }
             });
         }
@@ -267,11 +273,18 @@ impl Redeemer {
         self.tasks.spawn(work).await.unwrap_or_else(|_| Err(lost()))
     }
 
-    fn remembered_token(&self, key: &GrantKey, target: &Target, lives_until: Timestamp) -> Option<Handed> {
+    fn remembered_token(
+        &self,
+        key: &GrantKey,
+        target: &Target,
+        now: Reading,
+        min_life: Duration,
+    ) -> Option<Handed> {
         let pass = self.guards.pass(&key.tenant)?;
         let token = self.memory.cache().find(key, target)?;
-        let good = token.tenant_epoch == pass.epoch && token.expires_at > lives_until;
-        good.then_some(Handed { token, from_cache: true, pass })
+        let good = token.tenant_epoch == pass.epoch && token.expires.left(now) > min_life;
+        let expires_at = token.expires.by_wall_clock(now);
+        good.then_some(Handed { token, expires_at, from_cache: true, pass })
     }
 
     async fn fly(
@@ -281,7 +294,7 @@ impl Redeemer {
         min_life: Duration,
         origin: &Origin,
     ) -> Result<Arc<IssuedToken>, Failure> {
-        let now = self.parts.clock.now();
+        let now = self.parts.clock.instant();
         // What is known to fail does not wait for the grant's lock. A tenant out
         // of service says so itself.
         if self.guards.pass(&key.tenant).is_some()
@@ -335,22 +348,22 @@ impl Redeemer {
         origin: &Origin,
     ) -> Result<Arc<IssuedToken>, Failure> {
         let lock = self.locks.lock(key, &origin.caller).await;
-        let now = self.parts.clock.now();
+        let now = self.parts.clock.both();
         let epoch = self.guards.enter(&key.tenant, &*self.parts.store).await?.epoch;
         if let Some(token) = self.memory.cache().find(key, target)
             && token.tenant_epoch == epoch
-            && now < token.refresh_at
+            && !token.refresh.has_passed(now)
             // One that never lived as long as asked is the best there is.
-            && (token.expires_at > now.plus(min_life) || token.lifetime <= min_life)
+            && (token.expires.left(now) > min_life || token.lifetime <= min_life)
         {
             return Ok(token);
         }
-        if let Some(negative) = self.memory.cache().negative(key, target, now) {
+        if let Some(negative) = self.memory.cache().negative(key, target, now.instant) {
             return Err(negative);
         }
-        if let Some(until) = self.memory.cache().refused_too_many(key, &origin.caller, now) {
+        if let Some(until) = self.memory.cache().refused_too_many(key, &origin.caller, now.instant) {
             let why = "the provider has refused too many targets of this caller";
-            return Err(Failure::new(Reason::TooManyInFlight, why).retry_after(until.since(now)));
+            return Err(Failure::new(Reason::TooManyInFlight, why).retry_after(until.since(now.instant)));
         }
         self.redeem(&lock, key, target, epoch, origin).await
     }
@@ -364,7 +377,7 @@ impl Redeemer {
         tenant_epoch: u64,
         origin: &Origin,
     ) -> Result<Arc<IssuedToken>, Failure> {
-        let served_until = self.memory.cache().last_expiry(key);
+        let served_until = self.memory.cache().last_expiry(key, self.parts.clock.both());
         let redeemed = self.attempts.redeem(lock, &Wish { key, target, origin, served_until }).await;
         self.memory.keep(&Asked { key, target, caller: &origin.caller, tenant_epoch }, redeemed)
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::Reading;
 use crate::domain::failure::Failure;
 use crate::domain::grant::GrantKey;
 use crate::domain::id::CallerId;
@@ -82,7 +82,7 @@ impl Memory {
             && target.claims.is_none()
         {
             // For the scopes of the grant, unless more than those was asked.
-            self.cache.insert(key, Target::default(), caller, token, self.parts.clock.now());
+            self.cache.insert(key, Target::default(), caller, token, self.parts.clock.both());
         }
     }
 
@@ -91,12 +91,12 @@ impl Memory {
     fn refused(&self, asked: &Asked<'_>, failure: &Failure) {
         let Asked { key, target, caller, .. } = *asked;
         let costs_a_request = self.minds_a_second_use(key);
-        self.cache.remember_refused(key, target, caller, failure, costs_a_request, self.parts.clock.now());
+        self.cache.remember_refused(key, target, caller, failure, costs_a_request, self.parts.clock.instant());
     }
 
     fn failed(&self, asked: &Asked<'_>, failure: &Failure) {
         let Asked { key, target, caller, .. } = *asked;
-        let (reason, now) = (failure.reason(), self.parts.clock.now());
+        let (reason, now) = (failure.reason(), self.parts.clock.instant());
         if matches!(reason, Reason::GrantRevoked | Reason::GrantLost | Reason::IssuerChanged) {
             // Proven dead: what is left in memory goes with it.
             self.cache.forget(key);
@@ -115,14 +115,14 @@ impl Memory {
     /// Puts the access token into memory; its grant's generation is durable
     /// (invariant I5).
     fn remember(&self, asked: &Asked<'_>, renewal: Renewal) -> Result<Arc<IssuedToken>, Failure> {
-        let now = self.parts.clock.now();
+        let now = self.parts.clock.both();
         self.cache.forget_negative(asked.key);
         let issued = Arc::new(self.issued(renewal, asked.tenant_epoch, now)?);
         self.cache.insert(asked.key, asked.target.clone(), asked.caller, Arc::clone(&issued), now);
         Ok(issued)
     }
 
-    fn issued(&self, renewal: Renewal, tenant_epoch: u64, now: Timestamp) -> Result<IssuedToken, Failure> {
+    fn issued(&self, renewal: Renewal, tenant_epoch: u64, now: Reading) -> Result<IssuedToken, Failure> {
         let Renewal { answer, scopes, generation } = renewal;
         let TokenAnswer { access_token, token_type, expires_in, .. } = answer;
         let token = access_token.filter(|token| !token.expose().is_empty()).ok_or_else(|| {
@@ -137,9 +137,9 @@ impl Memory {
         Ok(IssuedToken {
             token,
             token_type,
-            expires_at: now.plus(lifetime),
+            expires: now.deadline(lifetime),
             lifetime,
-            refresh_at: now.plus(ahead.unwrap_or(lifetime / 2)),
+            refresh: now.deadline(ahead.unwrap_or(lifetime / 2)),
             scopes,
             generation,
             tenant_epoch,

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::Instant;
 use crate::domain::grant::GrantKey;
 use crate::domain::id::ClientId;
 use crate::store::DueCursor;
@@ -28,7 +28,7 @@ pub(super) struct Probes {
 struct Known {
     under_way: HashSet<GrantKey>,
     per_client: HashMap<ClientId, usize>,
-    postponed: HashMap<GrantKey, Timestamp>,
+    postponed: HashMap<GrantKey, Instant>,
     /// Where the next look goes on, when the last one did not see the end.
     after: Option<DueCursor>,
 }
@@ -43,7 +43,7 @@ pub(super) struct Probing {
 impl Probes {
     /// `None`: it is under way already, it is postponed, or its client has as many
     /// as it may.
-    pub(super) fn begin(&self, key: &GrantKey, now: Timestamp) -> Option<Probing> {
+    pub(super) fn begin(&self, key: &GrantKey, now: Instant) -> Option<Probing> {
         let mut known = self.known();
         let count = known.per_client.get(&key.client).copied().unwrap_or(0);
         if count >= PER_CLIENT
@@ -62,7 +62,7 @@ impl Probes {
     }
 
     /// Where the one after this begins; `None`: at the oldest again.
-    pub(super) fn go_on_after(&self, after: Option<DueCursor>, now: Timestamp) {
+    pub(super) fn go_on_after(&self, after: Option<DueCursor>, now: Instant) {
         let mut known = self.known();
         known.after = after;
         known.postponed.retain(|_, until| *until > now);
@@ -75,7 +75,7 @@ impl Probes {
 
 impl Probing {
     /// It failed and changed nothing, and would do the same again at once.
-    pub(super) fn postpone(self, now: Timestamp) {
+    pub(super) fn postpone(self, now: Instant) {
         self.probes.known().postponed.insert(self.key.clone(), now.plus(POSTPONED_FOR));
     }
 }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::domain::id::{SubjectId, TenantId};
 
-    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+    const NOW: Instant = Instant::ZERO;
 
     fn key(client: &str, n: usize) -> GrantKey {
         GrantKey {

@@ -184,18 +184,19 @@ impl Recovery {
         memory: &TokenCache,
         probes: &Probes,
     ) -> Result<Vec<(Grant, Probing)>, StoreError> {
-        let now = self.parts.clock.now();
+        let both = self.parts.clock.both();
+        let now = both.now;
         let due = self.parts.store.due_probes(now, now.minus(ORPHANED), probes.after(), LOOKED_AT).await?;
         let is_full = u32::try_from(due.len()).is_ok_and(|found| found == LOOKED_AT);
-        probes.go_on_after(due.last().filter(|_| is_full).and_then(cursor), now);
+        probes.go_on_after(due.last().filter(|_| is_full).and_then(cursor), both.instant);
         let may_probe = |grant: &Grant| {
             !is_asked_about(grant, now)
                 && self.parts.idp.client(&grant.key.client).is_some_and(|client| {
                     check_issuer(client, grant).is_ok()
-                        && wait_for_served(client, grant, memory.last_expiry(&grant.key), now).is_none()
+                        && wait_for_served(client, grant, memory.last_expiry(&grant.key, both), now).is_none()
                 })
         };
-        let begin = |grant: Grant| probes.begin(&grant.key, now).map(|probing| (grant, probing));
+        let begin = |grant: Grant| probes.begin(&grant.key, both.instant).map(|probing| (grant, probing));
         Ok(due.into_iter().filter(may_probe).filter_map(begin).collect())
     }
 }
