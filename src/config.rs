@@ -12,8 +12,8 @@
 //!
 //! deploy/obo-vault.production.toml explains each key. In reading order:
 //!
-//! - one file per table: [`server`], [`storage`] (store, root key, audit,
-//!   policy, tenants), [`cache`], [`imports`], [`rotation`], `provider`, `client`,
+//! - one file per table: [`server`], [`storage`] (store, root key, keys,
+//!   audit, policy, tenants), [`cache`], [`imports`], [`rotation`], `provider`, `client`,
 //!   [`log`];
 //! - [`fault`]: what is wrong with a configuration;
 //! - `source` merges file and environment, `table` walks the result, `parse`
@@ -45,7 +45,7 @@ pub use imports::Imports;
 pub use log::{Log, LogFormat};
 pub use rotation::Rotation;
 pub use server::{Server, Transport};
-pub use storage::{Audit, Durability, Store, Tenants};
+pub use storage::{Audit, Durability, Keys, Store, Tenants};
 
 use table::{Faults, Table};
 
@@ -58,6 +58,8 @@ pub struct Config {
     pub store: Store,
     /// The file of the root key.
     pub root_key_file: std::path::PathBuf,
+    /// The tenants' keys.
+    pub keys: Keys,
     /// The audit log.
     pub audit: Audit,
     /// The file of the policy.
@@ -110,6 +112,7 @@ fn read(mut root: Table<'_>) -> Option<Config> {
     let server = root.section("server", server::read);
     let store = root.section("store", storage::read_store);
     let root_key_file = root.section("root_key", storage::read_root_key);
+    let keys = root.section("keys", storage::read_keys);
     let audit = root.section("audit", storage::read_audit);
     let policy_file = root.section("policy", storage::read_policy);
     let tenants = root.section("tenants", storage::read_tenants);
@@ -137,6 +140,7 @@ fn read(mut root: Table<'_>) -> Option<Config> {
         server: server?,
         store: store?,
         root_key_file: root_key_file?,
+        keys: keys?,
         audit: audit?,
         policy_file: policy_file?,
         tenants: tenants?,

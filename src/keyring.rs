@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Timestamp};
 use crate::domain::id::TenantId;
 use crate::domain::key::{KeyId, KeyState, KeyVersion, KeyVersionInfo};
 use crate::entropy::{self, SharedEntropy};
@@ -261,6 +261,20 @@ impl Keyring {
         // destroyed, and what was loaded before is forgotten here.
         self.cache.forget_version(tenant, version);
         Ok(())
+    }
+
+    /// Notes since when nothing names the version; `None`: something does.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::Store`].
+    pub async fn note_unused(
+        &self,
+        tenant: &TenantId,
+        version: KeyVersion,
+        since: Option<Timestamp>,
+    ) -> Result<(), KeyringError> {
+        Ok(self.store.note_unused(tenant, version, since).await?)
     }
 
     /// Destroys all of a tenant's keys, for good, and returns how many versions

@@ -1,6 +1,6 @@
 //! The rotation job: new key versions where they are due, due grants refreshed
 //! and sealed with the newest version, everything else re-sealed, versions
-//! that nothing names destroyed.
+//! destroyed that nothing has named for all of their retention.
 //!
 //! One run at a time; a second start joins the first. A run's state is durable
 //! after every batch, so that one that a crash interrupted goes on where it
@@ -42,11 +42,17 @@ pub struct Settings {
     pub key_max_age: Duration,
     /// Grants per batch.
     pub batch_size: u32,
+    /// How long a key version is kept that nothing names any more.
+    pub key_retention: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { key_max_age: Duration::from_secs(90 * 86_400), batch_size: 500 }
+        Self {
+            key_max_age: Duration::from_secs(90 * 86_400),
+            batch_size: 500,
+            key_retention: Duration::from_secs(35 * 86_400),
+        }
     }
 }
 

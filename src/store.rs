@@ -300,11 +300,47 @@ pub trait Store: Send + Sync + 'static {
 
     /// The random identity of this deployment: `candidate` when it had none.
     async fn deployment(&self, candidate: Uuid) -> Result<Uuid, StoreError>;
+    /// Which vault the store belongs to, and how far it has come.
+    async fn standing(&self) -> Result<Standing, StoreError>;
+    /// Moves the store's counter on, beyond `beyond` and by one at least. Returns
+    /// where it is now. The store must belong to a vault.
+    async fn advance_counter(&self, beyond: u64) -> Result<u64, StoreError>;
     /// Overwrites what was deleted: TRUNCATE checkpoint until nothing holds the
     /// log. `false`: a reader held it until the limit, call again.
     async fn erase_deleted(&self) -> Result<bool, StoreError>;
     /// Whether the store can be written right now; for health.
     async fn check_writable(&self) -> Result<(), StoreError>;
+}
+
+/// What a token store says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The vault it belongs to; `None` in a file that no vault has served from.
+    pub vault: Option<Uuid>,
+    /// Whether it has no tenant.
+    pub is_empty: bool,
+    /// Only ever grows, so that an older copy shows.
+    pub counter: u64,
+}
+
+/// What a key store says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyStanding {
+    /// The vault it belongs to; `None` in a file that no vault has served from.
+    pub vault: Option<Uuid>,
+    /// Whether it has no key and no tombstone.
+    pub is_empty: bool,
+    /// How far the token store had come when it was last noted.
+    pub mark: Option<Mark>,
+}
+
+/// How far a token store had come, with the proof of who noted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The token store's counter.
+    pub counter: u64,
+    /// A keyed hash of it.
+    pub proof: [u8; 32],
 }
 
 /// A wrapped tenant key.
@@ -351,6 +387,23 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Overwrites and removes every wrapped key of a tenant that never had a
     /// grant. No tombstone is set: versions can be added again.
     async fn remove_unused(&self, tenant: &TenantId) -> Result<(), StoreError>;
+    /// The tenants whose tombstone is set.
+    async fn tombstones(&self) -> Result<Vec<TenantId>, StoreError>;
+    /// Notes since when nothing names the version; `None`: something does.
+    async fn note_unused(
+        &self,
+        tenant: &TenantId,
+        version: KeyVersion,
+        since: Option<Timestamp>,
+    ) -> Result<(), StoreError>;
+    /// Which vault the store belongs to, and its mark.
+    async fn standing(&self) -> Result<KeyStanding, StoreError>;
+    /// Makes it the store of this vault, whichever it was before. The mark of
+    /// another vault is forgotten.
+    async fn adopt(&self, vault: Uuid) -> Result<(), StoreError>;
+    /// Puts the mark in place, unless the one that is there is further. The store
+    /// must belong to a vault.
+    async fn set_mark(&self, mark: Mark) -> Result<(), StoreError>;
     /// Overwrites what was deleted: TRUNCATE checkpoint until nothing holds the
     /// log. `false`: a reader held it until the limit, call again.
     async fn erase_deleted(&self) -> Result<bool, StoreError>;

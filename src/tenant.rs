@@ -51,7 +51,7 @@ pub struct TenantService {
     keyring: Arc<Keyring>,
     audit: Arc<AuditLog>,
     clock: SharedClock,
-    purge_protection: bool,
+    purge_protection: Option<Duration>,
     /// One purge at a time: an operator's and the watch's must not meet.
     purging: Arc<tokio::sync::Mutex<()>>,
     enrolments: Arc<Enrolments>,
@@ -82,7 +82,8 @@ pub struct Counted {
 }
 
 impl TenantService {
-    /// The service over its parts.
+    /// The service over its parts; `purge_protection` is the least window in which
+    /// a purge can be taken back, where purges are protected.
     #[must_use]
     pub fn new(
         redeemer: Arc<Redeemer>,
@@ -90,7 +91,7 @@ impl TenantService {
         keyring: Arc<Keyring>,
         audit: Arc<AuditLog>,
         clock: SharedClock,
-        purge_protection: bool,
+        purge_protection: Option<Duration>,
     ) -> Self {
         let (purging, enrolments) = (Arc::default(), Arc::default());
         Self { redeemer, store, keyring, audit, clock, purge_protection, purging, enrolments }
@@ -170,7 +171,8 @@ impl TenantService {
     ///
     /// # Errors
     ///
-    /// No such tenant, already purged, or a window outside 0 to 30 days.
+    /// No such tenant, already purged, a window outside 0 to 30 days, or shorter
+    /// than the protection asks for.
     pub async fn schedule_purge(
         &self,
         permit: &Permit<ScheduleTenantPurge>,
@@ -178,6 +180,12 @@ impl TenantService {
     ) -> Result<Counted, Failure> {
         if window > LONGEST_WINDOW {
             return Err(Failure::new(Reason::WindowInvalid, "the window is longer than 30 days"));
+        }
+        // A window that nobody can use is a purge of now.
+        if let Some(least) = self.purge_protection.filter(|least| window < *least) {
+            let (asked, least) = (window.as_secs(), least.as_secs());
+            let detail = format!("a window of {asked} s is shorter than the least one, {least} s");
+            return Err(Failure::new(Reason::PurgeProtected, detail));
         }
         let id = permit.tenant();
         let changed = self.store.schedule_purge(id, self.clock.now().plus(window)).await;
@@ -236,7 +244,8 @@ impl TenantService {
             ));
         }
         let tenant = self.known(id).await?;
-        if self.purge_protection && !matches!(tenant.state, TenantState::Purging | TenantState::Purged { .. })
+        if self.purge_protection.is_some()
+            && !matches!(tenant.state, TenantState::Purging | TenantState::Purged { .. })
         {
             return Err(Failure::new(Reason::PurgeProtected, "the configuration forbids an immediate purge"));
         }

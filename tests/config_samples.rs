@@ -83,7 +83,7 @@ fn the_production_sample_is_a_configuration() {
     assert_eq!(*key_file, dir.path("tls/server.key"));
     assert_eq!(config.store.path, Path::new("/var/lib/obo-vault/vault.db"));
     assert_eq!(config.rotation.time_zone.name(), "Europe/Berlin");
-    assert!(config.tenants.purge_protection);
+    assert!(config.tenants.purge_protection.is_some());
     let cloud = &config.providers["cloud"];
     assert_eq!(cloud.profile.reuse, Reuse::Grace { window: Duration::from_secs(30) });
     assert_eq!(cloud.profile.idle_lifetime, Some(Duration::from_secs(2_592_000)));

@@ -115,9 +115,11 @@ macro_rules! contract {
                     all_sealed_grants_page_without_loss_or_repetition,
                     a_reseal_moves_what_did_not_move_itself;
                 runs: the_newest_run_is_found_and_kept_up_to_date, the_deployment_keeps_its_first_identity,
-                    an_idle_store_is_erased_and_writable;
+                    an_idle_store_is_erased_and_writable, the_counter_only_grows;
                 keys: a_version_is_inserted_once, one_version_is_active, seals_are_reserved_for_good,
-                    a_destroyed_version_has_no_bytes, a_purged_tenant_gets_no_key_again;
+                    a_destroyed_version_has_no_bytes, a_purged_tenant_gets_no_key_again,
+                    the_unused_are_noted_until_something_names_them, tombstones_are_listed,
+                    a_mark_never_goes_back;
             }
         })+
     };

@@ -27,6 +27,9 @@ use upgrade::manifest::{Kept, Manifest};
 /// request whose answer never came.
 const PROBED: Duration = Duration::from_secs(200);
 
+/// How long a key version is kept that nothing names, where nothing is set.
+const RETENTION: Duration = Duration::from_secs(35 * 86_400);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_earlier_version_kept_is_there() {
     for fixture in fixtures() {
@@ -131,8 +134,13 @@ async fn tenants_are_as_they_were_and_their_keys_turn() {
         assert_eq!((run.versions_created, run.reseal_failed), (2, 0), "{run:?}");
         assert!(run.resealed >= 8, "{run:?}");
         let keys = vault.keys("contoso").await;
-        let live = keys.iter().filter(|key| key.state() != KeyState::Destroyed).map(|key| key.version);
-        assert_eq!(live.collect::<Vec<_>>(), [4], "{keys:?}");
+        let sealed = |key: &&proto::KeyVersion| key.sealed_values > 0;
+        assert_eq!(keys.iter().filter(sealed).map(|key| key.version).collect::<Vec<_>>(), [4], "{keys:?}");
+        // The older ones stay for the backups that name them, and for no longer.
+        assert_eq!(live(&keys), [1, 2, 3, 4], "{keys:?}");
+        deployment.advance(RETENTION);
+        vault.rotate().await;
+        assert_eq!(live(&vault.keys("contoso").await), [4, 5], "{keys:?}");
         vault.stop().await;
 
         // Now everything is this version's own work.
@@ -166,6 +174,10 @@ fn after_recovery(kept: &Kept) -> (GrantState, u64) {
         ("REAUTH", _) => (GrantState::Reauth, kept.generation),
         _ => panic!("{kept:?}"),
     }
+}
+
+fn live(keys: &[proto::KeyVersion]) -> Vec<u32> {
+    keys.iter().filter(|key| key.state() != KeyState::Destroyed).map(|key| key.version).collect()
 }
 
 fn nothing_came_of(users: &[&str], grants: &BTreeMap<String, proto::Grant>) {

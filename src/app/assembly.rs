@@ -122,7 +122,7 @@ impl Assembly {
                 clock: Arc::clone(&clock),
                 entropy,
                 metrics: Arc::clone(&metrics),
-                settings: rotation_settings(&config.rotation),
+                settings: rotation_settings(config),
             }),
         };
         Ok(Self { redeemer, services, metrics, deployment, store, audit, clock })
@@ -194,8 +194,13 @@ async fn deployment(store: &dyn Store, entropy: &dyn Entropy) -> Result<Uuid, St
     store.deployment(candidate).await.map_err(because("reading the deployment's identity"))
 }
 
-fn rotation_settings(rotation: &config::Rotation) -> rotation::Settings {
-    rotation::Settings { key_max_age: rotation.key_max_age, batch_size: rotation.batch_size }
+fn rotation_settings(config: &Config) -> rotation::Settings {
+    let Config { rotation, keys, .. } = config;
+    rotation::Settings {
+        key_max_age: rotation.key_max_age,
+        batch_size: rotation.batch_size,
+        key_retention: keys.retention,
+    }
 }
 
 fn redeem_settings(

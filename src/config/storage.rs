@@ -1,6 +1,8 @@
-//! `[store]`, `[root_key]`, `[audit]`, `[policy]`, `[tenants]`: what is on disk.
+//! `[store]`, `[root_key]`, `[keys]`, `[audit]`, `[policy]`, `[tenants]`: what is
+//! on disk.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::file::Privacy;
 use super::parse;
@@ -33,13 +35,22 @@ pub enum Durability {
     Os,
 }
 
+/// The tenants' keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// How long a key version is kept that nothing names any more; no shorter than
+    /// the life of the token store's backups, which may name it.
+    pub retention: Duration,
+}
+
 /// What may be done with tenants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tenants {
     /// Whether the first exchange for an unknown tenant makes it.
     pub create_at_first_intake: bool,
-    /// Whether an immediate purge is refused.
-    pub purge_protection: bool,
+    /// Where purges are protected: the least window in which each can be taken
+    /// back.
+    pub purge_protection: Option<Duration>,
 }
 
 pub(super) fn read_store(table: &mut Table<'_>) -> Option<Store> {
@@ -58,6 +69,11 @@ pub(super) fn read_root_key(table: &mut Table<'_>) -> Option<PathBuf> {
     table.private_file("file", Privacy::Owner)
 }
 
+pub(super) fn read_keys(table: &mut Table<'_>) -> Option<Keys> {
+    let default = Duration::from_secs(35 * 86_400);
+    Some(Keys { retention: table.or("retention_days", default, parse::days(0..=3650)) })
+}
+
 pub(super) fn read_audit(table: &mut Table<'_>) -> Option<Audit> {
     let file = table.path_or("file", "audit.jsonl");
     let words = [("fsync", Durability::Fsync), ("os", Durability::Os)];
@@ -73,8 +89,10 @@ pub(super) fn read_policy(table: &mut Table<'_>) -> Option<PathBuf> {
 }
 
 pub(super) fn read_tenants(table: &mut Table<'_>) -> Option<Tenants> {
+    let a_day = Duration::from_secs(86_400);
+    let least_window = table.or("least_purge_window_hours", a_day, parse::hours(1..=720));
     Some(Tenants {
         create_at_first_intake: table.or("create_at_first_intake", false, parse::flag),
-        purge_protection: table.or("purge_protection", false, parse::flag),
+        purge_protection: table.or("purge_protection", false, parse::flag).then_some(least_window),
     })
 }

@@ -65,6 +65,8 @@ pub struct Settings {
     pub server: String,
     /// "fsync" or "os".
     pub audit_durability: &'static str,
+    /// How many days a key version is kept that nothing names any more.
+    pub key_retention_days: u32,
 }
 
 impl Default for Settings {
@@ -75,6 +77,7 @@ impl Default for Settings {
             more: String::new(),
             server: "reflection = true".to_owned(),
             audit_durability: "fsync",
+            key_retention_days: 0,
         }
     }
 }
@@ -159,7 +162,8 @@ impl Files {
         fs::write(directory.join("policy.cedar"), &settings.policy).map_err(setup)?;
         private(&directory.join("client.secret"), &upstream.client_secret).map_err(setup)?;
 
-        let Settings { profile, more, server: server_keys, audit_durability, policy: _ } = settings;
+        let Settings { profile, more, server: server_keys, audit_durability, key_retention_days, policy: _ } =
+            settings;
         let Upstream {
             issuer,
             token_endpoint,
@@ -173,7 +177,8 @@ impl Files {
             "[server]\nlisten = \"127.0.0.1:{port}\"\n{server_keys}\n\n\
              [server.tls]\ncertificate_file = {:?}\nkey_file = {:?}\nclient_ca_file = {:?}\n\n\
              [store]\npath = \"vault.db\"\nkey_path = \"keys.db\"\n\n\
-             [root_key]\nfile = \"root.key\"\n\n[audit]\nfile = \"audit.jsonl\"\ndurability = \"{audit_durability}\"\n\n\
+             [root_key]\nfile = \"root.key\"\n\n\
+             [keys]\nretention_days = {key_retention_days}\n\n[audit]\nfile = \"audit.jsonl\"\ndurability = \"{audit_durability}\"\n\n\
              [policy]\nfile = \"policy.cedar\"\n\n\
              [providers.dev]\nissuer = \"{issuer}\"\ntoken_endpoint = \"{token_endpoint}\"\njwks_uri = \"{jwks_uri}\"\n\
              audience = [\"api://vault\"]\n{tenant_rule}\n{profile}\n",

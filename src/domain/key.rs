@@ -78,4 +78,6 @@ pub struct KeyVersionInfo {
     pub created_at: Timestamp,
     /// Upper bound of the seals made with it.
     pub seals_reserved: u64,
+    /// Since when nothing is known to name it, as the rotation job last found it.
+    pub unused_since: Option<Timestamp>,
 }

@@ -52,7 +52,7 @@ pub enum Reason {
     TenantPurgeScheduled,
     /// There is no scheduled purge to take back.
     PurgeNotScheduled,
-    /// The configuration forbids an immediate purge.
+    /// The configuration forbids an immediate purge, or one with so short a window.
     PurgeProtected,
     /// The keys are gone, but a file could not be cleaned yet.
     PurgeIncomplete,

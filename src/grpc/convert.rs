@@ -141,7 +141,7 @@ pub(super) fn tenant(counted: Counted) -> proto::Tenant {
 
 pub(super) fn key_version(line: UsageLine) -> proto::KeyVersion {
     let UsageLine { info, sealed_values } = line;
-    let KeyVersionInfo { version, key_id, state, created_at, seals_reserved } = info;
+    let KeyVersionInfo { version, key_id, state, created_at, seals_reserved, unused_since: _ } = info;
     proto::KeyVersion {
         version: version.0,
         key_id: key_id.to_string(),

@@ -139,7 +139,9 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
             (Code::FailedPrecondition, "the tenant is out of service, its purge is scheduled")
         }
         Reason::PurgeNotScheduled => (Code::FailedPrecondition, "there is no scheduled purge to take back"),
-        Reason::PurgeProtected => (Code::FailedPrecondition, "the configuration forbids an immediate purge"),
+        Reason::PurgeProtected => {
+            (Code::FailedPrecondition, "the configuration forbids a purge so soon; schedule it for later")
+        }
         Reason::PurgeIncomplete => (
             Code::Unavailable,
             "the keys are destroyed, their traces are not yet overwritten; it is tried again",

@@ -8,16 +8,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::domain::id::TenantId;
 use crate::domain::key::{KeyId, KeyState, KeyVersion, KeyVersionInfo};
-use crate::store::{KeyRecord, KeyStore, StoreError};
+use crate::store::{KeyRecord, KeyStanding, KeyStore, Mark, StoreError};
 
 /// A key store in memory.
 pub(super) struct FakeKeyStore {
     keys: Mutex<BTreeMap<(TenantId, KeyVersion), KeyRecord>>,
     tombstones: Mutex<HashSet<TenantId>>,
+    vault: Mutex<(Option<Uuid>, Option<Mark>)>,
     /// Stops readers of a key after they have read it.
     pub(super) reads: Gate,
     /// Stops reservations after they are durable.
@@ -70,6 +72,7 @@ impl FakeKeyStore {
         Self {
             keys: Mutex::default(),
             tombstones: Mutex::default(),
+            vault: Mutex::default(),
             reads: Gate::open(),
             reservations: Gate::open(),
             read_count: AtomicUsize::new(0),
@@ -107,8 +110,14 @@ impl KeyStore for FakeKeyStore {
         if self.tombstones.lock().unwrap().contains(tenant) || keys.contains_key(&(tenant.clone(), version)) {
             return Ok(false);
         }
-        let info =
-            KeyVersionInfo { version, key_id, state: KeyState::PreActive, created_at: at, seals_reserved: 0 };
+        let info = KeyVersionInfo {
+            version,
+            key_id,
+            state: KeyState::PreActive,
+            created_at: at,
+            seals_reserved: 0,
+            unused_since: None,
+        };
         keys.insert((tenant.clone(), version), KeyRecord { info, wrapped: Some(wrapped.to_vec()) });
         Ok(true)
     }
@@ -182,6 +191,49 @@ impl KeyStore for FakeKeyStore {
     async fn remove_unused(&self, tenant: &TenantId) -> Result<(), StoreError> {
         self.check()?;
         self.keys.lock().unwrap().retain(|(owner, _), _| owner != tenant);
+        Ok(())
+    }
+
+    async fn tombstones(&self) -> Result<Vec<TenantId>, StoreError> {
+        self.check()?;
+        Ok(self.tombstones.lock().unwrap().iter().cloned().collect())
+    }
+
+    async fn note_unused(
+        &self,
+        tenant: &TenantId,
+        version: KeyVersion,
+        since: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.check()?;
+        if let Some(key) = self.keys.lock().unwrap().get_mut(&(tenant.clone(), version)) {
+            key.info.unused_since = since;
+        }
+        Ok(())
+    }
+
+    async fn standing(&self) -> Result<KeyStanding, StoreError> {
+        self.check()?;
+        let is_empty = self.keys.lock().unwrap().is_empty() && self.tombstones.lock().unwrap().is_empty();
+        let (vault, mark) = *self.vault.lock().unwrap();
+        Ok(KeyStanding { vault, is_empty, mark })
+    }
+
+    async fn adopt(&self, vault: Uuid) -> Result<(), StoreError> {
+        self.check()?;
+        let mut known = self.vault.lock().unwrap();
+        if known.0 != Some(vault) {
+            *known = (Some(vault), None);
+        }
+        Ok(())
+    }
+
+    async fn set_mark(&self, mark: Mark) -> Result<(), StoreError> {
+        self.check()?;
+        let mut known = self.vault.lock().unwrap();
+        if known.1.is_none_or(|set| set.counter <= mark.counter) {
+            known.1 = Some(mark);
+        }
         Ok(())
     }
 

@@ -23,8 +23,9 @@ use crate::seal::Place;
 use crate::shutdown::Shutdown;
 use crate::store::{DueCursor, Reseal, SealedGrant};
 
+use super::Parts;
 use super::budget::Budgets;
-use super::{Parts, plan};
+use super::plan::{self, Retirement};
 
 /// Refreshes under way at once, over all providers.
 const AT_ONCE: usize = 64;
@@ -305,15 +306,32 @@ async fn retire_versions(
     // moved to the newest since.
     let usage = parts.store.usage(&tenant.id).await?;
     let mut destroyed = 0;
-    for version in plan::retirable(&versions, newest, &usage) {
-        let current = run.borrow().clone();
-        audited(parts, &current, &tenant.id, "destroy key version").await?;
-        parts.keyring.destroy_version(&tenant.id, version).await?;
-        tracing::info!(tenant.id = %tenant.id, key.version = version.0, "key version destroyed");
-        run.send_modify(|run| run.counts.versions_destroyed += 1);
-        destroyed += 1;
+    let (retention, now) = (parts.settings.key_retention, parts.clock.now());
+    for next in plan::retire(&versions, newest, &usage, retention, now) {
+        match next {
+            Retirement::Begin(version) => parts.keyring.note_unused(&tenant.id, version, Some(now)).await?,
+            Retirement::Withdraw(version) => parts.keyring.note_unused(&tenant.id, version, None).await?,
+            Retirement::Destroy(version) => {
+                destroy_version(parts, run, tenant, version).await?;
+                destroyed += 1;
+            }
+        }
     }
     Ok(destroyed)
+}
+
+async fn destroy_version(
+    parts: &Arc<Parts>,
+    run: &watch::Sender<Run>,
+    tenant: &Tenant,
+    version: KeyVersion,
+) -> Result<(), Failure> {
+    let current = run.borrow().clone();
+    audited(parts, &current, &tenant.id, "destroy key version").await?;
+    parts.keyring.destroy_version(&tenant.id, version).await?;
+    tracing::info!(tenant.id = %tenant.id, key.version = version.0, "key version destroyed");
+    run.send_modify(|run| run.counts.versions_destroyed += 1);
+    Ok(())
 }
 
 /// A tenant whose keys are unavailable is left to the next run; it does not hold

@@ -53,19 +53,42 @@ pub fn still_to_refresh(run: &Run, grant: &Grant, now: Timestamp) -> bool {
     !refreshed_by_this_run && !paused
 }
 
-/// Versions that may be destroyed: older than the newest, and named by nothing.
+/// What becomes of an older key version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retirement {
+    /// Nothing names it any more: its retention begins.
+    Begin(KeyVersion),
+    /// Something names it again, as after a restore: its retention is over when
+    /// that has been so for all of it once more.
+    Withdraw(KeyVersion),
+    /// Nothing has named it for all of its retention.
+    Destroy(KeyVersion),
+}
+
+/// What becomes of the versions older than the newest. One that nothing names is
+/// kept for `retention`, so that the backups that name it can be restored.
 #[must_use]
-pub fn retirable(
+pub fn retire(
     versions: &[KeyVersionInfo],
     newest: KeyVersion,
     usage: &[(KeyVersion, u64)],
-) -> Vec<KeyVersion> {
-    versions
-        .iter()
-        .filter(|info| info.version < newest && info.state != KeyState::Destroyed)
-        .map(|info| info.version)
-        .filter(|version| !usage.iter().any(|(named, count)| named == version && *count > 0))
-        .collect()
+    retention: Duration,
+    now: Timestamp,
+) -> Vec<Retirement> {
+    let older = versions.iter().filter(|info| info.version < newest && info.state != KeyState::Destroyed);
+    let next = |info: &KeyVersionInfo| {
+        let named = usage.iter().any(|(version, count)| *version == info.version && *count > 0);
+        match (named, info.unused_since) {
+            (true, None) => None,
+            (true, Some(_)) => Some(Retirement::Withdraw(info.version)),
+            (false, since) if now.since(since.unwrap_or(now)) >= retention => {
+                Some(Retirement::Destroy(info.version))
+            }
+            (false, None) => Some(Retirement::Begin(info.version)),
+            (false, Some(_)) => None,
+        }
+    };
+    older.filter_map(next).collect()
 }
 
 #[cfg(test)]
@@ -112,6 +135,7 @@ mod tests {
             state: KeyState::Active,
             created_at: Timestamp(0),
             seals_reserved,
+            unused_since: None,
         }
     }
 
@@ -175,10 +199,31 @@ mod tests {
     }
 
     #[test]
-    fn only_a_version_that_nothing_names_is_destroyed() {
+    fn only_a_version_that_nothing_names_is_retired() {
         let versions = [info(1, 9), info(2, 9), info(3, 9)];
         let usage = [(KeyVersion(2), 1), (KeyVersion(3), 8)];
-        assert_eq!(retirable(&versions, KeyVersion(3), &usage), [KeyVersion(1)]);
-        assert_eq!(retirable(&versions, KeyVersion(1), &[]), []);
+        let retired =
+            |newest, usage: &[_], retention| retire(&versions, KeyVersion(newest), usage, retention, START);
+        assert_eq!(retired(3, &usage, DAY), [Retirement::Begin(KeyVersion(1))]);
+        assert_eq!(retired(3, &usage, Duration::ZERO), [Retirement::Destroy(KeyVersion(1))]);
+        assert_eq!(retired(1, &[], Duration::ZERO), []);
+    }
+
+    #[test]
+    fn a_version_is_destroyed_when_nothing_has_named_it_for_all_of_its_retention() {
+        let unused = |since: Timestamp| KeyVersionInfo { unused_since: Some(since), ..info(1, 9) };
+        let decide = |version: KeyVersionInfo, usage: &[_], now| {
+            retire(&[version, info(2, 9)], KeyVersion(2), usage, DAY * 35, now)
+        };
+        let over = START.plus(DAY * 35);
+        let nearly = over.minus(Duration::from_millis(1));
+        assert_eq!(decide(unused(START), &[], nearly), []);
+        assert_eq!(decide(unused(START), &[], over), [Retirement::Destroy(KeyVersion(1))]);
+        // A backup that was restored names it: from then on everything counts anew.
+        let named = [(KeyVersion(1), 1)];
+        assert_eq!(decide(unused(START), &named, over), [Retirement::Withdraw(KeyVersion(1))]);
+        assert_eq!(decide(info(1, 9), &named, over), []);
+        let destroyed = KeyVersionInfo { state: KeyState::Destroyed, ..unused(START) };
+        assert_eq!(decide(destroyed, &[], over), []);
     }
 }

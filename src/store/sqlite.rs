@@ -27,7 +27,7 @@ use crate::seal::Sealed;
 use crate::store::{
     Advance, AdvanceRefused, AnswerOf, Claim, ClaimRefused, DueCursor, Enrolment, EnrolmentCommit,
     EnrolmentRefused, EnrolmentStage, GrantCursor, ImportMark, OpenAttempt, OpenEnrolment, Refusable, Reseal,
-    SealedGrant, Settled, Store, StoreError, TenantRefused,
+    SealedGrant, Settled, Standing, Store, StoreError, TenantRefused,
 };
 
 mod attempts;
@@ -321,6 +321,14 @@ impl Store for SqliteStore {
 
     async fn deployment(&self, candidate: Uuid) -> Result<Uuid, StoreError> {
         self.db.write("find deployment", move |c| rotation::deployment(c, candidate)).await
+    }
+
+    async fn standing(&self) -> Result<Standing, StoreError> {
+        self.db.read("read the vault's identity", tenants::standing).await
+    }
+
+    async fn advance_counter(&self, beyond: u64) -> Result<u64, StoreError> {
+        self.db.write("advance the counter", move |c| tenants::advance_counter(c, beyond)).await
     }
 
     async fn erase_deleted(&self) -> Result<bool, StoreError> {

@@ -66,10 +66,14 @@ impl Stand {
     }
 
     pub(crate) async fn schedule_purge(&self, window: Duration) -> proto::Tenant {
+        self.try_schedule_purge(window).await.unwrap()
+    }
+
+    pub(crate) async fn try_schedule_purge(&self, window: Duration) -> Result<proto::Tenant, tonic::Status> {
         let window = Some(window.try_into().unwrap());
         let request = proto::ScheduleTenantPurgeRequest { tenant: TENANT.into(), window };
-        let answer = self.client("purger").await.tenants.schedule_tenant_purge(request).await.unwrap();
-        answer.into_inner().tenant.unwrap()
+        let answer = self.client("purger").await.tenants.schedule_tenant_purge(request).await?;
+        Ok(answer.into_inner().tenant.unwrap())
     }
 
     pub(crate) async fn restore(&self) -> Result<proto::Tenant, tonic::Status> {

@@ -175,9 +175,18 @@ async fn protection_forbids_the_purge_of_now_and_not_the_window() {
     let refused = stand.purge_now(TENANT).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "PURGE_PROTECTED"));
     stand.token("ada").await.unwrap();
-    stand.schedule_purge(HOUR).await;
+    // A window that nobody can use is a purge of now.
+    for window in [Duration::ZERO, HOUR, HOUR * 24 - Duration::from_secs(1)] {
+        let refused = stand.try_schedule_purge(window).await.unwrap_err();
+        let found = (refused.code(), reason(&refused));
+        assert_eq!(found, (Code::FailedPrecondition, "PURGE_PROTECTED".to_owned()), "{window:?}");
+    }
+    stand.token("ada").await.unwrap();
+    stand.schedule_purge(HOUR * 24).await;
     let refused = stand.purge_now(TENANT).await.unwrap_err();
     assert_eq!(reason(&refused), "PURGE_PROTECTED", "the window would protect nothing");
+    // Nor does another schedule shorten the one that is there.
+    assert_eq!(reason(&stand.try_schedule_purge(HOUR).await.unwrap_err()), "PURGE_PROTECTED");
     stand.restore().await.unwrap();
     stand.token("ada").await.unwrap();
 }

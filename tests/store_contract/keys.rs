@@ -1,7 +1,8 @@
 //! The key store: versions, their states, and their end.
 
 use obo_vault::domain::key::{KeyId, KeyState, KeyVersion};
-use obo_vault::store::KeyStore;
+use obo_vault::store::{KeyStanding, KeyStore, Mark};
+use uuid::Uuid;
 
 use crate::Make;
 use crate::world::*;
@@ -98,4 +99,52 @@ pub(crate) async fn a_purged_tenant_gets_no_key_again(make: Make) {
     assert!(!keys.insert(&tenant("empty"), V1, KeyId([8; 16]), b"late", NOW).await.unwrap());
     let left = keys.key(&other, V1).await.unwrap().unwrap();
     assert_eq!(left.wrapped.as_deref(), Some(b"other".as_slice()));
+}
+
+pub(crate) async fn the_unused_are_noted_until_something_names_them(make: Make) {
+    let mut backend = make();
+    for version in [V1, V2] {
+        insert(backend.keys(), version).await;
+    }
+    let noted = async |keys: &dyn KeyStore| -> Vec<_> {
+        keys.keys(&acme()).await.unwrap().iter().map(|key| key.info.unused_since).collect()
+    };
+    backend.keys().note_unused(&acme(), V1, Some(at(5))).await.unwrap();
+    backend.reopen();
+    assert_eq!(noted(backend.keys()).await, [Some(at(5)), None]);
+    backend.keys().note_unused(&acme(), V1, None).await.unwrap();
+    assert_eq!(noted(backend.keys()).await, [None, None]);
+}
+
+pub(crate) async fn tombstones_are_listed(make: Make) {
+    let mut backend = make();
+    insert(backend.keys(), V1).await;
+    assert!(backend.keys().tombstones().await.unwrap().is_empty());
+    for name in ["gone", "acme"] {
+        backend.keys().destroy_tenant(&tenant(name), NOW).await.unwrap();
+    }
+    backend.reopen();
+    assert_eq!(backend.keys().tombstones().await.unwrap(), [acme(), tenant("gone")]);
+}
+
+pub(crate) async fn a_mark_never_goes_back(make: Make) {
+    let (ours, theirs) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let mut backend = make();
+    let new = backend.keys().standing().await.unwrap();
+    assert_eq!(new, KeyStanding { vault: None, is_empty: true, mark: None });
+    let mark = |counter| Mark { counter, proof: [u8::try_from(counter).unwrap(); 32] };
+    for _ in 0..2 {
+        backend.keys().adopt(ours).await.unwrap();
+        for counter in [3, 9, 7] {
+            backend.keys().set_mark(mark(counter)).await.unwrap();
+        }
+    }
+    backend.reopen();
+    let known = backend.keys().standing().await.unwrap();
+    assert_eq!(known, KeyStanding { vault: Some(ours), is_empty: true, mark: Some(mark(9)) });
+    // The mark of one vault says nothing of another.
+    backend.keys().adopt(theirs).await.unwrap();
+    backend.keys().destroy_tenant(&acme(), NOW).await.unwrap();
+    let adopted = backend.keys().standing().await.unwrap();
+    assert_eq!(adopted, KeyStanding { vault: Some(theirs), is_empty: false, mark: None });
 }

@@ -66,3 +66,20 @@ pub(crate) async fn an_idle_store_is_erased_and_writable(make: Make) {
     assert!(backend.store().erase_deleted().await.unwrap());
     backend.store().check_writable().await.unwrap();
 }
+
+pub(crate) async fn the_counter_only_grows(make: Make) {
+    let mut backend = make();
+    let new = backend.store().standing().await.unwrap();
+    assert_eq!(new, Standing { vault: None, is_empty: true, counter: 0 });
+    assert!(backend.store().advance_counter(0).await.is_err(), "it belongs to no vault");
+    let vault = backend.store().deployment(Uuid::from_u128(1)).await.unwrap();
+    let mut reached = Vec::new();
+    for beyond in [0, 0, 40, 7] {
+        reached.push(backend.store().advance_counter(beyond).await.unwrap());
+    }
+    assert_eq!(reached, [1, 2, 41, 42]);
+    with_acme(backend.store()).await;
+    backend.reopen();
+    let known = backend.store().standing().await.unwrap();
+    assert_eq!(known, Standing { vault: Some(vault), is_empty: false, counter: 42 });
+}

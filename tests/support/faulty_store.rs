@@ -17,8 +17,9 @@ use obo_vault::domain::tenant::Tenant;
 use obo_vault::seal::Sealed;
 use obo_vault::store::{
     Advance, AdvanceRefused, AnswerOf, Claim, ClaimRefused, DueCursor, Enrolment, EnrolmentCommit,
-    EnrolmentRefused, EnrolmentStage, GrantCursor, ImportMark, KeyRecord, KeyStore, OpenAttempt,
-    OpenEnrolment, Refusable, Reseal, SealedGrant, Settled, Store, StoreError, TenantRefused,
+    EnrolmentRefused, EnrolmentStage, GrantCursor, ImportMark, KeyRecord, KeyStanding, KeyStore, Mark,
+    OpenAttempt, OpenEnrolment, Refusable, Reseal, SealedGrant, Settled, Standing, Store, StoreError,
+    TenantRefused,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -239,6 +240,9 @@ delegate! {
         read newest_run() -> Result<Option<Run>, StoreError>;
         read run(id: Uuid) -> Result<Option<Run>, StoreError>;
         write deployment(candidate: Uuid) -> Result<Uuid, StoreError>;
+        read standing() -> Result<Standing, StoreError>;
+        // Now and then, so it would be the n-th write by chance.
+        read advance_counter(beyond: u64) -> Result<u64, StoreError>;
         write erase_deleted() -> Result<bool, StoreError>;
         // Asked every second, so it would be the n-th write by chance.
         read check_writable() -> Result<(), StoreError>;
@@ -253,6 +257,13 @@ delegate! {
         write destroy(tenant: &TenantId, version: KeyVersion) -> Result<(), StoreError>;
         write destroy_tenant(tenant: &TenantId, at: Timestamp) -> Result<u32, StoreError>;
         write remove_unused(tenant: &TenantId) -> Result<(), StoreError>;
+        read tombstones() -> Result<Vec<TenantId>, StoreError>;
+        write note_unused(tenant: &TenantId, version: KeyVersion, since: Option<Timestamp>)
+            -> Result<(), StoreError>;
+        read standing() -> Result<KeyStanding, StoreError>;
+        write adopt(vault: Uuid) -> Result<(), StoreError>;
+        // Now and then, so it would be the n-th write by chance.
+        read set_mark(mark: Mark) -> Result<(), StoreError>;
         write erase_deleted() -> Result<bool, StoreError>;
     }
 }

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension as _, Result, Row};
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::domain::id::TenantId;
 use crate::domain::key::{KeyId, KeyState, KeyVersion, KeyVersionInfo};
-use crate::store::{KeyRecord, KeyStore, StoreError};
+use crate::store::{KeyRecord, KeyStanding, KeyStore, Mark, StoreError};
 
 use super::db::{Connection, Db};
 use super::{rows, schema};
@@ -155,9 +156,80 @@ impl KeyStore for SqliteKeyStore {
             .await
     }
 
+    async fn tombstones(&self) -> Result<Vec<TenantId>, StoreError> {
+        self.db
+            .read("list tombstones", |c| {
+                c.prepare_cached("SELECT tenant FROM tombstone ORDER BY tenant")?
+                    .query_map([], |row| rows::name(row, "tenant", TenantId::new))?
+                    .collect()
+            })
+            .await
+    }
+
+    async fn note_unused(
+        &self,
+        tenant: &TenantId,
+        version: KeyVersion,
+        since: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        let tenant = tenant.clone();
+        self.db
+            .write("note the use of a key", move |c| {
+                c.prepare_cached(
+                    "UPDATE tenant_key SET unused_since = ?3 WHERE tenant = ?1 AND version = ?2",
+                )?
+                .execute((tenant.as_str(), version.0, since.map(|at| at.0)))
+                .map(drop)
+            })
+            .await
+    }
+
+    async fn standing(&self) -> Result<KeyStanding, StoreError> {
+        self.db.read("read the vault's identity", standing).await
+    }
+
+    async fn adopt(&self, vault: Uuid) -> Result<(), StoreError> {
+        self.db
+            .write("adopt the key store", move |c| {
+                c.prepare_cached(
+                    "INSERT INTO vault (only, id) VALUES (1, ?1)
+                     ON CONFLICT (only) DO UPDATE SET id = ?1, mark = NULL, proof = NULL WHERE id <> ?1",
+                )?
+                .execute([vault.as_bytes()])
+                .map(drop)
+            })
+            .await
+    }
+
+    async fn set_mark(&self, mark: Mark) -> Result<(), StoreError> {
+        self.db
+            .write("set the mark", move |c| {
+                c.prepare_cached("UPDATE vault SET mark = ?1, proof = ?2 WHERE mark IS NULL OR mark <= ?1")?
+                    .execute((mark.counter, mark.proof))
+                    .map(drop)
+            })
+            .await
+    }
+
     async fn erase_deleted(&self) -> Result<bool, StoreError> {
         self.db.truncate_log().await
     }
+}
+
+fn standing(c: &Connection) -> Result<KeyStanding> {
+    let known = c
+        .prepare_cached("SELECT id, mark, proof FROM vault")?
+        .query_row([], |row| {
+            let (counter, proof) =
+                (row.get::<_, Option<u64>>("mark")?, row.get::<_, Option<[u8; 32]>>("proof")?);
+            let mark = counter.zip(proof).map(|(counter, proof)| Mark { counter, proof });
+            Ok((rows::uuid(row, "id")?, mark))
+        })
+        .optional()?;
+    let has_any =
+        c.prepare_cached("SELECT 1 FROM tenant_key UNION ALL SELECT 1 FROM tombstone")?.exists([])?;
+    let (vault, mark) = known.map_or((None, None), |(id, mark)| (Some(id), mark));
+    Ok(KeyStanding { vault, is_empty: !has_any, mark })
 }
 
 /// Zeroes the wrapped bytes in place, then drops them. `secure_delete` zeroes
@@ -188,6 +260,7 @@ fn record(row: &Row<'_>) -> Result<KeyRecord> {
             },
             created_at: rows::time(row, "created_at")?,
             seals_reserved: row.get("seals_reserved")?,
+            unused_since: rows::optional_time(row, "unused_since")?,
         },
         wrapped: row.get("wrapped")?,
     })

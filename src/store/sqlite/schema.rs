@@ -141,6 +141,13 @@ const TOKEN_STEPS: &[M<'static>] = &[
     CREATE INDEX enrolment_mark ON enrolment (mark) WHERE mark IS NOT NULL;
     ",
     ),
+    M::up(
+        "
+    -- Only ever grows. The key store's mark is compared with it, so that an older
+    -- copy of this file is recognised.
+    ALTER TABLE deployment ADD COLUMN counter INTEGER NOT NULL DEFAULT 0;
+    ",
+    ),
 ];
 
 /// Consents have an identity and attempts an owner; a grant remembers how its last
@@ -173,8 +180,9 @@ const LINEAGES: &str = "
 
 /// Wrapped tenant keys and the tombstones of purged tenants.
 pub(super) static KEYS: Migrations<'static> = Migrations::from_slice(KEY_STEPS);
-const KEY_STEPS: &[M<'static>] = &[M::up(
-    "
+const KEY_STEPS: &[M<'static>] = &[M::up(WRAPPED_KEYS), M::up(BELONGING)];
+
+const WRAPPED_KEYS: &str = "
     CREATE TABLE tenant_key (
         tenant         TEXT    NOT NULL,
         version        INTEGER NOT NULL,
@@ -191,8 +199,20 @@ const KEY_STEPS: &[M<'static>] = &[M::up(
         tenant     TEXT    PRIMARY KEY NOT NULL,
         created_at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-    ",
-)];
+";
+
+/// Since when nothing names a key version; and which vault the file belongs to,
+/// with the mark of how far the token store has come.
+const BELONGING: &str = "
+    ALTER TABLE tenant_key ADD COLUMN unused_since INTEGER;
+
+    CREATE TABLE vault (
+        only  INTEGER PRIMARY KEY NOT NULL CHECK (only = 1),
+        id    BLOB NOT NULL,
+        mark  INTEGER,
+        proof BLOB
+    ) STRICT;
+";
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::domain::id::TenantId;
 use crate::domain::key::KeyVersion;
 use crate::domain::tenant::{Tenant, TenantState};
-use crate::store::TenantRefused;
+use crate::store::{Standing, TenantRefused};
 
 use super::db::Connection;
 use super::rows::{self, TENANT_COLUMNS};
@@ -210,6 +210,21 @@ pub(super) fn usage(c: &Connection, id: &TenantId) -> Result<Vec<(KeyVersion, u6
     )?
     .query_map([id.as_str()], |row| Ok((KeyVersion(row.get(0)?), row.get(1)?)))?
     .collect()
+}
+
+pub(super) fn standing(c: &Connection) -> Result<Standing> {
+    let known = c
+        .prepare_cached("SELECT id, counter FROM deployment")?
+        .query_row([], |row| Ok((rows::uuid(row, "id")?, row.get("counter")?)))
+        .optional()?;
+    let is_empty = !c.prepare_cached("SELECT 1 FROM tenant")?.exists([])?;
+    let (vault, counter) = known.map_or((None, 0), |(id, counter)| (Some(id), counter));
+    Ok(Standing { vault, is_empty, counter })
+}
+
+pub(super) fn advance_counter(c: &Connection, beyond: u64) -> Result<u64> {
+    c.prepare_cached("UPDATE deployment SET counter = max(counter, ?1) + 1 RETURNING counter")?
+        .query_row([beyond], |row| row.get(0))
 }
 
 /// What a change of a tenant comes to.
