@@ -3,9 +3,11 @@
 //! In reading order:
 //!
 //! - this file: the [`AuditLog`] that services write to;
-//! - [`entry`]: what an entry may say; it cannot hold a secret;
+//! - [`entry`], `fields`: what an entry may say, and how it is written; it cannot
+//!   hold a secret;
 //! - [`chain`]: a line's bytes and its hash;
-//! - `commit`: how many callers share one write;
+//! - `commit`, `batch`: how many callers share one write;
+//! - `refusals`: calls that are refused, counted rather than repeated;
 //! - `writer`: one write, and what a failed one leaves behind: nothing;
 //! - `file`: the file, opened, continued and repaired;
 //! - [`verify`](verify()): the check that nothing was edited, removed or moved.
@@ -21,6 +23,13 @@
 //! callers have been told so, the file is cut back to its last good line, and
 //! the log tries again by itself; the event `entries_lost` then says how many
 //! entries are missing.
+//!
+//! An open file takes entries whether anybody can find it or not. So each write
+//! checks that the file still has a name and the length it must have, before the
+//! entry counts as written, and a [`look`](AuditLog::look) each second that its
+//! path still names it. When not, the log is out of service until the file is
+//! back or [`AuditLog::reopen`] goes on in a new one, whose first entry names the
+//! last one of the old.
 
 use std::fmt;
 use std::io;
@@ -33,17 +42,22 @@ use crate::clock::SharedClock;
 use crate::domain::failure::Failure;
 use crate::domain::reason::Reason;
 
+mod batch;
 pub mod chain;
 mod commit;
 pub mod entry;
+mod fields;
 mod file;
+mod refusals;
 mod verify;
 mod writer;
 
+pub use batch::Ticket;
 pub use chain::{Fault, Hash, Head};
-pub use commit::Ticket;
+
 pub use entry::{Entry, Kind};
-pub use verify::{Verified, VerifyError, verify};
+pub use refusals::Spelling;
+pub use verify::{Verified, VerifyError, verify, verify_all};
 
 use commit::Committer;
 
@@ -108,6 +122,14 @@ impl AuditLog {
         self.committer.append(entry)
     }
 
+    /// Writes a refusal down, of which nothing was done and nothing leaves: in one
+    /// short line, or, where its caller was refused so often for the same reason
+    /// within 10 s, as one more in a line that they share. The entry has a
+    /// caller, unless it is nobody's, and a reason.
+    pub fn refused(&self, entry: Entry<'_>) -> Spelling {
+        self.committer.append_refused(entry)
+    }
+
     /// Waits until the ticket's entry is durable. A ticket speaks for its own
     /// entry alone: an earlier one may have been lost although this one is not.
     ///
@@ -130,10 +152,60 @@ impl AuditLog {
         self.durable(ticket).await
     }
 
-    /// Whether the last write succeeded.
+    /// Whether the log is in service, by the last write or look.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.committer.is_healthy()
+    }
+
+    /// Looks whether the path still names the file, and the file has all that
+    /// was written. It may wait for the file system.
+    ///
+    /// # Errors
+    ///
+    /// Why the log is out of service, and what to do.
+    pub fn look(&self) -> Result<(), String> {
+        self.committer.look()
+    }
+
+    /// Goes on in the file that the path names now, where that is not the one
+    /// that is written to. So the log is rotated: move the file away, and ask
+    /// for this. What was appended before is still written to the old file; the
+    /// new one begins with the event `audit_continued`, which names the last
+    /// entry of the old. It waits for the file system.
+    ///
+    /// # Errors
+    ///
+    /// The file at the path is another's, or cannot be opened or written. The
+    /// log is then as it was before.
+    pub fn reopen(&self) -> Result<Reopened, AuditError> {
+        self.committer.reopen()
+    }
+}
+
+/// What a reopening did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reopened {
+    /// The path names the file that is written to: nothing.
+    Unchanged,
+    /// It went on in a new file.
+    New {
+        /// The last entry of the old one.
+        follows: Head,
+    },
+    /// It went on in a file that ends where the old one did.
+    Continued,
+}
+
+impl fmt::Display for Reopened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unchanged => f.write_str("the audit log is the file it was"),
+            Self::New { follows: Head { seq, hash } } => {
+                write!(f, "the audit log goes on in a new file, after entry {seq} with the hash {hash}")
+            }
+            Self::Continued => f.write_str("the audit log goes on in a file that ends where the old one did"),
+        }
     }
 }
 
@@ -175,6 +247,9 @@ pub enum AuditError {
     /// The file does not end in an entry that can be continued. Verify it, move
     /// it away and start a new one.
     Broken(Fault),
+    /// The file at the path is not the one that was written to, and is not
+    /// empty. Move it away.
+    NotTheSame,
     /// The file system refused something.
     Io {
         /// What the vault was doing.
@@ -198,6 +273,9 @@ impl fmt::Display for AuditError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Locked => f.write_str("audit log: another process writes to it"),
+            Self::NotTheSame => f.write_str(
+                "audit log: the file at its path does not end where the log does; move it away and try again",
+            ),
             Self::Broken(fault) => write!(f, "audit log: cannot be continued: its end {fault}"),
             Self::Io { doing, source } => write!(f, "audit log: {doing}: {source}"),
         }
@@ -209,7 +287,7 @@ impl std::error::Error for AuditError {
         match self {
             // The text has it already.
             Self::Io { source, .. } => source.get_ref().map(|inner| inner as _),
-            Self::Locked | Self::Broken(_) => None,
+            Self::Locked | Self::Broken(_) | Self::NotTheSame => None,
         }
     }
 }
@@ -340,6 +418,240 @@ mod tests {
         // Opens, and then has no room.
         let full = open(Path::new("/dev/full"), Durability::Os);
         assert!(matches!(full, Err(AuditError::Io { .. })));
+    }
+
+    /// What may happen to the file of a log that is open, from outside.
+    type Accident = fn(&Path);
+
+    fn append_to(path: &Path, text: &str) {
+        use std::io::Write as _;
+        fs::OpenOptions::new().append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_entry_of_a_file_that_is_gone_or_spoilt_is_refused_at_once() {
+        let accidents: [(&str, Accident); 6] = [
+            ("was removed", |path| fs::remove_file(path).unwrap()),
+            ("was removed", |path| {
+                fs::write(path.with_extension("new"), "").unwrap();
+                fs::rename(path.with_extension("new"), path).unwrap();
+            }),
+            ("was removed", |path| {
+                fs::rename(path, path.with_extension("1")).unwrap();
+                fs::remove_file(path.with_extension("1")).unwrap();
+            }),
+            ("was cut short", |path| fs::write(path, "").unwrap()),
+            ("was cut short", |path| {
+                let length = fs::metadata(path).unwrap().len();
+                fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length - 1).unwrap();
+            }),
+            ("was written to by another", |path| append_to(path, "x\n")),
+        ];
+        for durability in [Durability::Os, Durability::Fsync] {
+            for (why, accident) in accidents {
+                let (_directory, path) = directory();
+                let log = open(&path, durability).unwrap();
+                log.record(Entry::event("before")).await.unwrap();
+                accident(&path);
+                // No look has come between.
+                assert_eq!(log.record(Entry::event("after")).await, Err(AuditUnavailable), "{why}");
+                assert!(!log.is_healthy());
+                let said = log.look().unwrap_err();
+                assert!(said.contains("send SIGHUP"), "{said}");
+                let found = fs::read_to_string(&path).unwrap_or_default();
+                assert!(!found.contains("after"), "{why}: {found}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_moved_away_takes_entries_until_the_next_look() {
+        let accidents: [Accident; 2] = [
+            |path| fs::rename(path, path.with_extension("1")).unwrap(),
+            |path| {
+                fs::rename(path, path.with_extension("1")).unwrap();
+                fs::write(path, "").unwrap();
+            },
+        ];
+        for accident in accidents {
+            let (_directory, path) = directory();
+            let log = open(&path, Durability::Os).unwrap();
+            accident(&path);
+            let moved = path.with_extension("1");
+            log.record(Entry::event("between")).await.unwrap();
+            assert_eq!(actions(&moved), ["audit_opened", "between"], "what was answered is recorded");
+            log.look().unwrap_err();
+            assert_eq!(log.record(Entry::event("after")).await, Err(AuditUnavailable));
+            // It comes back, and the log with it.
+            fs::rename(&moved, &path).unwrap();
+            log.record(Entry::event("again")).await.unwrap();
+            log.look().unwrap();
+            assert_eq!(actions(&path), ["audit_opened", "between", "entries_lost", "again"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_without_callers_is_well_again_when_its_file_is() {
+        let (_directory, path) = directory();
+        let log = open(&path, Durability::Os).unwrap();
+        let moved = path.with_extension("1");
+        fs::rename(&path, &moved).unwrap();
+        log.look().unwrap_err();
+        fs::rename(&moved, &path).unwrap();
+        log.look().unwrap();
+        assert!(log.is_healthy());
+        verify(&path, None).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_log_is_rotated_without_a_gap() {
+        for durability in [Durability::Os, Durability::Fsync] {
+            let (_directory, path) = directory();
+            let log = open(&path, durability).unwrap();
+            assert_eq!(log.reopen().unwrap(), Reopened::Unchanged);
+            log.record(Entry::event("before")).await.unwrap();
+            let moved = path.with_extension("1");
+            fs::rename(&path, &moved).unwrap();
+            let appended = log.append(Entry::event("between")).unwrap();
+            let Reopened::New { follows } = log.reopen().unwrap() else { panic!("no new file") };
+            log.durable(appended).await.unwrap();
+            log.record(Entry::event("after")).await.unwrap();
+            log.look().unwrap();
+
+            assert_eq!(actions(&moved), ["audit_opened", "before", "between"]);
+            assert_eq!(actions(&path), ["audit_continued", "after"]);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            let (old, new) = (verify(&moved, None).unwrap(), verify(&path, None).unwrap());
+            assert_eq!((old.head, old.follows), (follows, None));
+            assert_eq!(new.follows, Some(follows));
+            let both = verify_all(&[&moved, &path], Some(old.head.hash)).unwrap();
+            assert_eq!((both.entries, both.head, both.follows), (5, new.head, None));
+            let error = verify_all(&[&path, &moved], None).unwrap_err().to_string();
+            assert!(error.contains("chain of its own"), "{error}");
+            // The end of the old one is vouched for by the new one.
+            let old = fs::read_to_string(&moved).unwrap();
+            let cut = old.trim_end().rfind('\n').unwrap() + 1;
+            fs::write(&moved, &old[..cut]).unwrap();
+            let error = verify_all(&[&moved, &path], None).unwrap_err().to_string();
+            assert!(error.contains("the file before ends in"), "{error}");
+
+            // And so it goes on after a restart.
+            drop(log);
+            drop(open(&path, durability).unwrap());
+            assert_eq!(actions(&path), ["audit_continued", "after", "audit_opened"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_file_is_followed_by_one_that_says_so() {
+        let accidents: [Accident; 2] =
+            [|path| fs::remove_file(path).unwrap(), |path| fs::write(path, "").unwrap()];
+        for accident in accidents {
+            let (_directory, path) = directory();
+            let log = open(&path, Durability::Os).unwrap();
+            let head = verify(&path, None).unwrap().head;
+            accident(&path);
+            log.record(Entry::event("refused")).await.unwrap_err();
+            assert_eq!(log.reopen().unwrap(), Reopened::New { follows: head });
+            assert!(log.is_healthy());
+            log.record(Entry::event("after")).await.unwrap();
+            assert_eq!(actions(&path), ["audit_continued", "entries_lost", "after"]);
+            assert_eq!(verify(&path, None).unwrap().follows, Some(head));
+            // The lock went with it.
+            assert!(matches!(open(&path, Durability::Os), Err(AuditError::Locked)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_put_in_place_of_a_lost_file_is_continued() {
+        let (_directory, path) = directory();
+        let log = open(&path, Durability::Os).unwrap();
+        let copy = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, copy).unwrap();
+        log.look().unwrap_err();
+        assert_eq!(log.reopen().unwrap(), Reopened::Continued);
+        log.record(Entry::event("after")).await.unwrap();
+        assert_eq!(actions(&path), ["audit_opened", "after"]);
+        verify(&path, None).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_another_put_at_the_path_is_left_alone() {
+        let (_directory, path) = directory();
+        let log = open(&path, Durability::Os).unwrap();
+        let elsewhere = path.with_extension("other");
+        // Longer, so that it is another also where both began in the same moment.
+        drop(open(&elsewhere, Durability::Os).unwrap());
+        drop(open(&elsewhere, Durability::Os).unwrap());
+        let other = fs::read(&elsewhere).unwrap();
+        let accidents: [&dyn Fn(); 3] = [
+            &|| fs::write(&path, &other).unwrap(),
+            &|| fs::write(&path, "no log at all\n").unwrap(),
+            &|| append_to(&path, "x\n"),
+        ];
+        for (n, accident) in accidents.iter().enumerate() {
+            if n < 2 {
+                let _ = fs::remove_file(&path);
+            }
+            accident();
+            let before = fs::read(&path).unwrap();
+            log.reopen().unwrap_err();
+            assert_eq!(fs::read(&path).unwrap(), before);
+            assert_eq!(log.record(Entry::event("refused")).await, Err(AuditUnavailable));
+        }
+        fs::remove_file(&path).unwrap();
+        log.reopen().unwrap();
+        log.record(Entry::event("after")).await.unwrap();
+        assert_eq!(actions(&path), ["audit_continued", "entries_lost", "after"]);
+    }
+
+    fn refusal(caller: &crate::domain::id::CallerId) -> Entry<'_> {
+        Entry::new(Kind::Outcome, "r", "GetAccessToken").caller(caller).reason(Reason::NotPermitted)
+    }
+
+    /// The count of each line that stands for several refusals.
+    fn counted(path: &Path) -> Vec<u64> {
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let counted = lines.filter(|line| line["action"] == "refusals_counted");
+        counted.map(|line| line["count"].as_u64().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn refusals_are_counted_at_the_end_of_their_interval_of_the_log_and_of_the_file() {
+        let (_directory, path) = directory();
+        let clock = Arc::new(crate::clock::ShiftedClock::new());
+        let shared: SharedClock = clock.clone();
+        let log = AuditLog::open(&path, Durability::Os, shared).unwrap();
+        let flood = |caller: &str, times: u64| {
+            let caller = crate::domain::id::CallerId::new(caller).unwrap();
+            (0..times).filter(|_| log.refused(refusal(&caller)) == Spelling::InFull).count()
+        };
+        assert_eq!(flood("spiffe://acme/loud", 1000), 10);
+        assert_eq!(flood("spiffe://acme/quiet", 3), 3, "a flood takes nobody else's lines");
+        assert_eq!(counted(&path), [] as [u64; 0]);
+
+        clock.advance(refusals::INTERVAL);
+        // The log's thread sees it, although nobody calls.
+        let seen = async {
+            while counted(&path).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), seen).await.unwrap();
+        assert_eq!(counted(&path), [990]);
+        assert_eq!(flood("spiffe://acme/loud", 11), 10);
+
+        let moved = path.with_extension("1");
+        fs::rename(&path, &moved).unwrap();
+        log.reopen().unwrap();
+        assert_eq!(counted(&moved), [990, 1]);
+        assert_eq!(flood("spiffe://acme/loud", 12), 10);
+        drop(log);
+        assert_eq!(counted(&path), [2]);
+        // All but the lines of the log itself and those three are refusals.
+        assert_eq!(verify_all(&[&moved, &path], None).unwrap().entries, 2 + 3 + 10 + 3 + 10 + 10);
     }
 
     proptest! {

@@ -8,7 +8,8 @@
 //! - [`resource`]: what the requests of an action name;
 //! - `schema.cedarschema`: what a policy can speak of;
 //! - `policy`: a policy file, read and checked;
-//! - `decide`: one evaluation by Cedar.
+//! - `decide`: one evaluation by Cedar;
+//! - `partial`: what is left of it where a part of the request is not known yet.
 //!
 //! The default is to deny, and whatever goes wrong in a decision denies.
 
@@ -24,6 +25,7 @@ use crate::domain::reason::Reason;
 use crate::domain::scope::Target;
 
 mod decide;
+mod partial;
 pub mod permit;
 mod policy;
 pub mod resource;
@@ -31,10 +33,13 @@ pub mod resource;
 pub use permit::{Permit, Permitted};
 pub use policy::{PolicyError, Remark, Summary};
 
-use resource::{Named, Resource as _};
+use resource::{Named, Resource as _, TokenWanted};
 
 /// Most bytes of remembered decisions, by a rough but never low estimate.
 const REMEMBERED_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Most callers and actions that are remembered.
+const REMEMBERED_CALLERS: u64 = 20_000;
 
 /// Decides by the policy in force. A decision is made once and remembered,
 /// since Cedar's time grows with the number of policies and a remembered
@@ -42,6 +47,9 @@ const REMEMBERED_BYTES: u64 = 32 * 1024 * 1024;
 pub struct Authorizer {
     judge: decide::Judge,
     decisions: Cache<Question, bool>,
+    /// Whether a caller may do an action at all, so that who may not costs the
+    /// same whatever else it asks.
+    at_all: Cache<(CallerId, Action), bool>,
 }
 
 impl Authorizer {
@@ -59,7 +67,45 @@ impl Authorizer {
             .max_capacity(REMEMBERED_BYTES)
             .weigher(|question: &Question, _| question.weight())
             .build();
-        Ok(Self { judge: decide::Judge::new(checked.policies), decisions })
+        let at_all = Cache::builder().max_capacity(REMEMBERED_CALLERS).build();
+        Ok(Self { judge: decide::Judge::new(checked.policies), decisions, at_all })
+    }
+
+    /// Whether the policy in force permits the caller the action `A` on anything
+    /// at all. Who passes may still be denied where it asks.
+    ///
+    /// # Errors
+    ///
+    /// When it does not, whatever is asked for.
+    pub fn permits_at_all<A: Permitted>(&self, caller: &Caller) -> Result<(), Denied> {
+        let key = (caller.id().clone(), A::ACTION);
+        let permitted = self.at_all.get(&key).unwrap_or_else(|| {
+            let permitted = self.judge.might_permit(&key.0, key.1, None);
+            self.at_all.insert(key.clone(), permitted);
+            permitted
+        });
+        if permitted { Ok(()) } else { Err(Denied { caller: key.0, action: key.1 }) }
+    }
+
+    /// Whether the policy in force permits the caller the action `A` with this
+    /// client and target for any tenant. Who passes may still be denied for the
+    /// tenant it comes with.
+    ///
+    /// # Errors
+    ///
+    /// When it does not, whichever tenant it is.
+    pub fn permits_somewhere<A: Permitted<Resource = TokenWanted>>(
+        &self,
+        caller: &Caller,
+        client: &ClientId,
+        target: &Target,
+    ) -> Result<(), Denied> {
+        self.permits_at_all::<A>(caller)?;
+        let named = Named { tenant: None, client: Some(client), target: Some(target) };
+        if self.judge.might_permit(caller.id(), A::ACTION, Some(named)) {
+            return Ok(());
+        }
+        Err(Denied { caller: caller.id().clone(), action: A::ACTION })
     }
 
     /// A permit for the caller to do the action `A`, if the policy in force
@@ -73,6 +119,7 @@ impl Authorizer {
         caller: &Caller,
         resource: impl Into<Arc<A::Resource>>,
     ) -> Result<Permit<A>, Denied> {
+        self.permits_at_all::<A>(caller)?;
         let resource = resource.into();
         let question = Question::new(caller, A::ACTION, resource.named());
         if self.permits(&question) {
@@ -173,7 +220,7 @@ mod tests {
     use super::permit::{
         CreateTenant, ExchangeOnBehalfOf, GetAccessToken, ListGrants, ListTenants, RevokeGrant,
     };
-    use super::resource::{GrantsOfTenant, OneGrant, OneTenant, TokenWanted, WholeVault};
+    use super::resource::{GrantsOfTenant, OneGrant, OneTenant, WholeVault};
     use super::*;
     use crate::domain::scope::{Claims, Resource, ScopeSet};
 
@@ -222,6 +269,64 @@ mod tests {
         let authorizer = Authorizer::load("").unwrap();
         let denied = authorizer.permit::<GetAccessToken>(&caller(), wanted("acme", "mail", &[])).unwrap_err();
         assert_eq!(Failure::from(denied).reason(), Reason::NotPermitted);
+    }
+
+    #[test]
+    fn who_may_not_at_all_is_told_from_who_may_somewhere() {
+        let authorizer = Authorizer::load(
+            r#"permit(principal, action == Action::"ExchangeOnBehalfOf", resource == Tenant::"acme")
+                   when { principal.id like "spiffe://acme/*" && context.client == "mail" };
+               permit(principal, action in Action::"manage", resource) when { resource.id like "acme-*" };
+               forbid(principal == Caller::"spiffe://acme/out", action, resource);
+               forbid(principal, action in Action::"intake", resource) when { context has claims_challenge };"#,
+        )
+        .unwrap();
+        let caller = |id: &str| Caller::plain_text(CallerId::new(id).unwrap());
+        let (mail, other, out) =
+            (caller("spiffe://acme/mail"), caller("spiffe://other/mail"), caller("spiffe://acme/out"));
+        authorizer.permits_at_all::<ExchangeOnBehalfOf>(&mail).unwrap();
+        // It depends on the tenant alone, and that is open.
+        authorizer.permits_at_all::<CreateTenant>(&other).unwrap();
+        authorizer.permits_at_all::<ExchangeOnBehalfOf>(&other).unwrap_err();
+        authorizer.permits_at_all::<ExchangeOnBehalfOf>(&out).unwrap_err();
+        authorizer.permits_at_all::<CreateTenant>(&out).unwrap_err();
+        authorizer.permits_at_all::<GetAccessToken>(&mail).unwrap_err();
+
+        let somewhere = |caller: &Caller, client: &str, target: &Target| {
+            let client = ClientId::new(client).unwrap();
+            authorizer.permits_somewhere::<ExchangeOnBehalfOf>(caller, &client, target).is_ok()
+        };
+        let plain = Target::default();
+        let challenged = challenged(r#"{"a":1}"#).target;
+        assert!(somewhere(&mail, "mail", &plain));
+        assert!(!somewhere(&mail, "portal", &plain), "another client");
+        assert!(!somewhere(&mail, "mail", &challenged), "forbidden");
+        assert!(!somewhere(&other, "mail", &plain), "another caller");
+    }
+
+    /// Whatever is asked for is judged the same by both: who may not at all is
+    /// denied everywhere.
+    #[test]
+    fn what_is_permitted_is_permitted_at_all() {
+        let authorizer = Authorizer::load(include_str!("../deploy/policy.cedar")).unwrap();
+        let callers = ["mail", "calendar", "web", "operator", "auditor", "nobody"];
+        for caller in callers.map(|name| CallerId::new(&format!("spiffe://acme.example/{name}")).unwrap()) {
+            for tenant in ["acme", "other"].map(|name| TenantId::new(name).unwrap()) {
+                let at = |action, named| Question::new(&Caller::plain_text(caller.clone()), action, named);
+                let wanted = wanted(tenant.as_str(), "mail", &["https://graph.example/Mail.Read"]);
+                let one = OneTenant { tenant: tenant.clone() };
+                for question in [
+                    at(Action::GetAccessToken, wanted.named()),
+                    at(Action::ExchangeOnBehalfOf, wanted.named()),
+                    at(Action::CreateTenant, one.named()),
+                    at(Action::PurgeTenantNow, one.named()),
+                    at(Action::RunRotation, WholeVault.named()),
+                ] {
+                    let at_all = authorizer.judge.might_permit(&caller, question.action, None);
+                    assert!(at_all || !authorizer.permits(&question), "{question:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,20 +1,20 @@
 //! Grants: take them in, look at them, end them.
 //!
 //! An enrolment by on-behalf-of begins with a user's token that nobody has checked
-//! yet: [`GrantService::verify`] checks it, and only then is there a tenant and
-//! a subject that a policy can speak of.
+//! yet. The policy is asked about the tenant that it claims, and only with that
+//! permit is it checked ([`GrantService::verify`]): what a stranger claims makes
+//! the vault fetch nothing.
 
 use std::sync::Arc;
 
-use crate::authn::Caller;
 use crate::authz::Permit;
 use crate::authz::permit::{DescribeGrant, ExchangeOnBehalfOf, ImportGrant, ListGrants, RevokeGrant};
 use crate::authz::resource::{GrantsOfTenant, TokenWanted};
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Grant, GrantKey};
-use crate::domain::id::{ClientId, SubjectId};
+use crate::domain::id::{ClientId, SubjectId, TenantId};
 use crate::domain::reason::Reason;
-use crate::idp::{AssertionError, Idp, VerifiedUser};
+use crate::idp::{self, AssertionError, Idp, VerifiedUser};
 use crate::redeem::enrolment::{Order, Source};
 use crate::redeem::guard::as_unknown_grant;
 use crate::redeem::{Origin, Redeemer};
@@ -52,9 +52,35 @@ impl GrantService {
         Self { redeemer, store, idp }
     }
 
+    /// The tenant that a user's token claims. Nothing is fetched and nothing is
+    /// verified: it says which question to ask the policy.
+    ///
+    /// # Errors
+    ///
+    /// The client is not configured, or the token is malformed or claims no
+    /// tenant.
+    pub fn claimed_tenant(
+        &self,
+        client: &ClientId,
+        assertion: &UnverifiedAssertion,
+    ) -> Result<TenantId, Failure> {
+        self.client(client)?.claimed_tenant(assertion).map_err(assertion_failure)
+    }
+
+    /// Refuses a tenant that is not there, where none is made at an enrolment,
+    /// so that a made-up one has nothing fetched.
+    ///
+    /// # Errors
+    ///
+    /// No such tenant, or the store cannot be read.
+    pub async fn tenant_exists(&self, permit: &Permit<ExchangeOnBehalfOf>) -> Result<(), Failure> {
+        let known = self.store.tenant(&permit.resource().tenant).await?;
+        known.map(drop).ok_or_else(|| Failure::new(Reason::TenantNotFound, "no such tenant"))
+    }
+
     /// Checks a user's token against the published keys of the client's
-    /// provider. Reads only; what it returns is no permission to do anything.
-    /// It takes a caller, so that nothing is fetched for somebody who is nobody.
+    /// provider, and that it is of the tenant it claimed when the permit was
+    /// asked for: nothing is fetched for who has no permit.
     ///
     /// # Errors
     ///
@@ -62,14 +88,23 @@ impl GrantService {
     /// another audience, or signed by somebody else.
     pub async fn verify(
         &self,
-        caller: &Caller,
-        client: ClientId,
+        permit: &Permit<ExchangeOnBehalfOf>,
         assertion: UnverifiedAssertion,
     ) -> Result<VerifiedAssertion, Failure> {
-        let at = self.idp.client(&client).cloned();
-        let at = at.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;
-        let user = at.verify_assertion(caller.id(), &assertion).await.map_err(assertion_failure)?;
-        Ok(VerifiedAssertion { client, user, assertion })
+        let TokenWanted { tenant, client, target: _ } = permit.resource();
+        let user = self.client(client)?.verify_assertion(permit.caller().id(), &assertion).await.map_err(assertion_failure)?;
+        if user.tenant != *tenant {
+            return Err(Failure::new(
+                Reason::AssertionRejected,
+                "the token is of another tenant than it claimed",
+            ));
+        }
+        Ok(VerifiedAssertion { client: client.clone(), user, assertion })
+    }
+
+    fn client(&self, client: &ClientId) -> Result<Arc<idp::Client>, Failure> {
+        let at = self.idp.client(client).cloned();
+        at.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))
     }
 
     /// Exchanges a verified token for a grant.

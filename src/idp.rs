@@ -239,6 +239,16 @@ impl Client {
         classify(self.profile(), answer)
     }
 
+    /// The tenant that a user's token claims, unverified: what to ask the policy
+    /// about before anything is fetched for it.
+    ///
+    /// # Errors
+    ///
+    /// When it is no signed JWT, or claims no tenant that can be used.
+    pub fn claimed_tenant(&self, assertion: &UnverifiedAssertion) -> Result<TenantId, AssertionError> {
+        assertion::claimed_tenant(&self.provider, assertion)
+    }
+
     /// Checks a user's access token that `caller` handed in, and says whose it is.
     /// What it makes the vault fetch in vain counts against the caller.
     ///

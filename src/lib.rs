@@ -6,7 +6,7 @@
 //! `tests/architecture.rs`):
 //!
 //! - terms, and the redemption protocol as pure functions: [`domain`]; beside it
-//!   [`secret`], [`clock`], [`entropy`], [`metrics`] and [`shutdown`];
+//!   [`secret`], [`clock`], [`entropy`], [`metrics`], [`place`] and [`shutdown`];
 //! - pure cryptography: [`seal`];
 //! - ports and their adapters: [`store`], [`idp`], [`authn`], [`authz`];
 //! - capabilities with state: [`keyring`], [`audit`];
@@ -37,6 +37,7 @@ pub mod idp;
 pub mod keyring;
 pub mod metrics;
 pub mod pipeline;
+pub mod place;
 pub mod proto;
 pub mod redeem;
 pub mod rotation;

@@ -48,6 +48,7 @@ pub struct Counters {
     grants_stalled: AtomicU64,
     imports_held: AtomicU64,
     audit_failures: AtomicU64,
+    store_failures: AtomicU64,
     scheduler_ticks: AtomicU64,
     scheduler_last_tick: AtomicI64,
     rotations_failed: AtomicU64,
@@ -103,9 +104,16 @@ impl Counters {
         add_one(&self.imports_held);
     }
 
-    /// A look, of which there is one a second, found the audit log unwritable.
+    /// A look, of which there is one a second, found the audit log unwritable,
+    /// or another file than it at its path.
     pub fn audit_failure(&self) {
         add_one(&self.audit_failures);
+    }
+
+    /// A look, of which there is one a second, found the stores unwritable, or
+    /// other files than theirs at their paths.
+    pub fn store_failure(&self) {
+        add_one(&self.store_failures);
     }
 
     /// The scheduler showed that it is alive.
@@ -161,7 +169,12 @@ impl Counters {
             (
                 "audit_failures_total",
                 &self.audit_failures,
-                "Looks, one a second, that found the audit log unwritable.",
+                "Looks, one a second, that found the audit log unwritable or its file not at its path.",
+            ),
+            (
+                "store_failures_total",
+                &self.store_failures,
+                "Looks, one a second, that found a store unwritable or a file of it not at its path.",
             ),
             (
                 "clients_rejected_total",
@@ -264,6 +277,7 @@ mod tests {
         count(&Counters::grant_stalled);
         count(&Counters::import_held);
         count(&Counters::audit_failure);
+        count(&Counters::store_failure);
         count(&Counters::client_rejected);
         count(&|counters| counters.scheduler_tick(Timestamp(1_700_000_000_999)));
         count(&Counters::rotation_failed);

@@ -2,8 +2,9 @@
 //! transport it came and whatever it was that identified its caller.
 //!
 //! 1. identify: the transport says who calls, or why nobody;
-//! 2. convert: every field checked, by [`fields`];
-//! 3. permit: does the policy allow this caller this action here;
+//! 2. convert: every field checked, by [`fields`], without looking anything up;
+//! 3. permit: does the policy allow this caller this action here. Who may not do
+//!    it anywhere is told that and no more, even of a field that breaks its rule;
 //! 4. audit the request: written down before anything is done;
 //! 5. do it;
 //! 6. audit the outcome: durable before anything leaves;
@@ -11,13 +12,18 @@
 //!
 //! The action is the marker type of the permit that the work asks for, and comes
 //! from there alone: what is permitted, recorded and counted is what is done.
+//! Nothing is looked up, fetched or verified before the permit, so that the answer
+//! to a caller without rights is the same whatever there is. What is refused
+//! until then costs one short line, counted rather than repeated
+//! ([`AuditLog::refused`]).
+//!
 //! Whatever fails is a [`Failure`] and leaves as [`Refused`], which the
 //! transport alone puts into its own words.
 //!
 //! In reading order: this file; [`context`]: who asks and what comes back;
-//! [`fields`]: the checks of single fields.
+//! [`fields`]: the checks of single fields; `refuse`: refusals.
 
-use std::future::{self, Future};
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,10 +31,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::{AuditLog, Entry, Kind, Ticket};
 use crate::authn::Caller;
-use crate::authz::resource::{Named, Resource as _};
+use crate::authz::resource::{Named, Resource as _, TokenWanted};
 use crate::authz::{Authorizer, Permit, Permitted};
 use crate::domain::failure::Failure;
-use crate::domain::id::SubjectId;
+use crate::domain::id::{CallerId, ClientId, SubjectId, TenantId};
 use crate::domain::reason::Reason;
 use crate::domain::scope::{Claims, ScopeSet, Target};
 use crate::metrics::Counters;
@@ -36,8 +42,9 @@ use crate::redeem::Origin;
 
 pub mod context;
 pub mod fields;
+mod refuse;
 
-pub use context::{Call, Kept, Refused, RequestContext, Worked};
+pub use context::{Call, Claiming, Kept, Refused, RequestContext, Worked};
 
 /// What all transports and services share.
 pub struct Pipeline {
@@ -109,34 +116,68 @@ impl Pipeline {
         T: Send + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        self.call_verified(context, |_caller| future::ready(convert()), work).await
+        let caller = self.identify::<A>(&context)?;
+        let Call { resource, subject, request } = self.converted::<A, _>(&context, &caller, convert())?;
+        let permit = self.permit::<A>(&context, &caller, subject.as_ref(), resource)?;
+        self.perform(context, permit, subject, request, work).await
     }
 
-    /// [`Self::call`] for a request that says only after a verification whose
-    /// it is. `verify` is not begun for a caller who is nobody.
+    /// [`Self::call`] for a request whose tenant only a verification will prove.
+    /// The policy is asked about the tenant that is claimed, and the verification
+    /// has to find the same: it is not begun for a caller without that permit.
+    /// Nor is what `claim` finds wrong told to a caller who may not do this for
+    /// any tenant.
     ///
     /// # Errors
     ///
     /// Whatever step refuses it.
-    pub async fn call_verified<A, R, T, V, F>(
+    pub async fn call_verified<A, C, R, T, V, F>(
         self: &Arc<Self>,
         context: RequestContext,
-        verify: impl FnOnce(Caller) -> V + Send,
+        convert: impl FnOnce() -> Result<Claiming<C>, Failure> + Send,
+        claim: impl FnOnce(&ClientId, &C) -> Result<TenantId, Failure> + Send,
+        verify: impl FnOnce(Permit<A>, C) -> V + Send,
+        work: impl FnOnce(Permit<A>, R, Origin) -> F + Send + 'static,
+    ) -> Result<T, Refused>
+    where
+        A: Permitted<Resource = TokenWanted>,
+        C: Send,
+        R: Send + 'static,
+        T: Send + 'static,
+        V: Future<Output = Result<(SubjectId, R), Failure>> + Send,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let caller = self.identify::<A>(&context)?;
+        let Claiming { client, target, request } = self.converted::<A, _>(&context, &caller, convert())?;
+        if let Err(denied) = self.authorizer.permits_somewhere::<A>(&caller, &client, &target) {
+            let named = Named { tenant: None, client: Some(&client), target: Some(&target) };
+            return Err(self.deny::<A>(&context, named, None, denied.into()));
+        }
+        let recorded = |failure| self.refuse_recorded::<A>(&context, failure);
+        let tenant = claim(&client, &request).map_err(recorded)?;
+        let permit = self.permit::<A>(&context, &caller, None, TokenWanted { tenant, client, target })?;
+        let (subject, request) = verify(permit.clone(), request).await.map_err(recorded)?;
+        self.perform(context, permit, Some(subject), request, work).await
+    }
+
+    /// Does what is permitted, in a task of its own.
+    async fn perform<A, R, T, F>(
+        self: &Arc<Self>,
+        context: RequestContext,
+        permit: Permit<A>,
+        subject: Option<SubjectId>,
+        request: R,
         work: impl FnOnce(Permit<A>, R, Origin) -> F + Send + 'static,
     ) -> Result<T, Refused>
     where
         A: Permitted,
         R: Send + 'static,
         T: Send + 'static,
-        V: Future<Output = Result<Call<A, R>, Failure>> + Send,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let caller = self.identify::<A>(&context)?;
-        let call = verify(caller.clone()).await;
-        let call = call.map_err(|failure| self.refuse_recorded::<A>(&context, failure))?;
         let (pipeline, id) = (Arc::clone(self), context.request_id.clone());
         let task = self.tasks.spawn(async move {
-            let (admitted, request, requested) = pipeline.admit(&context, &caller, call)?;
+            let (admitted, requested) = pipeline.admit(&context, permit, subject)?;
             // Durable before anything is done.
             let requested = pipeline.audit.durable(requested).await;
             requested.map_err(|e| pipeline.refuse::<A>(&context, e.into()))?;
@@ -165,8 +206,9 @@ impl Pipeline {
         F: Future<Output = Worked<T, K>>,
     {
         let caller = self.identify::<A>(&context)?;
-        let call = convert().map_err(|failure| self.refuse_recorded::<A>(&context, failure))?;
-        let (admitted, request, requested) = self.admit(&context, &caller, call)?;
+        let Call { resource, subject, request } = self.converted::<A, _>(&context, &caller, convert())?;
+        let permit = self.permit::<A>(&context, &caller, subject.as_ref(), resource)?;
+        let (admitted, requested) = self.admit(&context, permit, subject)?;
         let Worked { result, kept } = work(admitted.permit.clone(), request, admitted.origin.clone()).await;
         let answer = self.finish(&context, &admitted, Some(requested), kept.granted(), result).await;
         // Held until the answer is made: see `redeem::guard::Pass`.
@@ -175,32 +217,49 @@ impl Pipeline {
     }
 
     fn identify<A: Permitted>(&self, context: &RequestContext) -> Result<Caller, Refused> {
-        context.caller.clone().map_err(|failure| self.refuse_recorded::<A>(context, failure))
+        let caller = context.caller.clone();
+        caller.map_err(|failure| self.deny::<A>(context, Named::default(), None, failure))
     }
 
-    /// Asks the policy, and writes the request down whatever it says.
-    fn admit<A: Permitted, R>(
+    /// What a conversion found wrong is told to who may do such a thing at all.
+    fn converted<A: Permitted, C>(
         &self,
         context: &RequestContext,
         caller: &Caller,
-        call: Call<A, R>,
-    ) -> Result<(Admitted<A>, R, Ticket), Refused> {
-        let Call { resource, subject, request } = call;
-        let origin = Origin { request_id: context.request_id.clone(), caller: caller.id().clone() };
+        converted: Result<C, Failure>,
+    ) -> Result<C, Refused> {
+        converted.map_err(|failure| match self.authorizer.permits_at_all::<A>(caller) {
+            Ok(()) => self.refuse_recorded::<A>(context, failure),
+            Err(denied) => self.deny::<A>(context, Named::default(), None, denied.into()),
+        })
+    }
+
+    /// Asks the policy.
+    fn permit<A: Permitted>(
+        &self,
+        context: &RequestContext,
+        caller: &Caller,
+        subject: Option<&SubjectId>,
+        resource: A::Resource,
+    ) -> Result<Permit<A>, Refused> {
         let resource = Arc::new(resource);
         let permit = self.authorizer.permit::<A>(caller, Arc::clone(&resource));
-        let append = |kind, reason: Option<Reason>| {
-            self.audit.append(entry::<A>(kind, &origin, &subject, &resource).reason(reason))
-        };
-        let requested = append(Kind::Request, None).map_err(|e| self.refuse::<A>(context, e.into()))?;
-        match permit {
-            Ok(permit) => Ok((Admitted { permit, origin, subject }, request, requested)),
-            Err(denied) => {
-                // Nothing leaves, so nobody has to wait for the disk.
-                let _ = append(Kind::Outcome, Some(Reason::NotPermitted));
-                Err(self.refuse::<A>(context, denied.into()))
-            }
-        }
+        permit.map_err(|denied| self.deny::<A>(context, resource.named(), subject, denied.into()))
+    }
+
+    /// Writes a request down that is permitted.
+    fn admit<A: Permitted>(
+        &self,
+        context: &RequestContext,
+        permit: Permit<A>,
+        subject: Option<SubjectId>,
+    ) -> Result<(Admitted<A>, Ticket), Refused> {
+        let origin = Origin { request_id: context.request_id.clone(), caller: permit.caller().id().clone() };
+        let named = permit.resource().named();
+        let request =
+            entry::<A>(Kind::Request, &origin.request_id, Some(&origin.caller), subject.as_ref(), named);
+        let requested = self.audit.append(request).map_err(|e| self.refuse::<A>(context, e.into()))?;
+        Ok((Admitted { permit, origin, subject }, requested))
     }
 
     async fn finish<A: Permitted, T>(
@@ -212,7 +271,8 @@ impl Pipeline {
         result: Result<T, Failure>,
     ) -> Result<T, Refused> {
         let Admitted { permit, origin, subject } = admitted;
-        let outcome = entry::<A>(Kind::Outcome, origin, subject, permit.resource())
+        let (id, caller, named) = (&origin.request_id, Some(&origin.caller), permit.resource().named());
+        let outcome = entry::<A>(Kind::Outcome, id, caller, subject.as_ref(), named)
             .granted_scopes(granted)
             .reason(result.as_ref().err().map(Failure::reason));
         // Each ticket speaks for its own entry; usually both are in one batch.
@@ -235,40 +295,17 @@ impl Pipeline {
             Err(failure) => Err(self.refuse::<A>(context, failure)),
         }
     }
-
-    /// Refuses a request that failed before the policy could be asked about it,
-    /// and leaves a trace in the audit log all the same.
-    fn refuse_recorded<A: Permitted>(&self, context: &RequestContext, failure: Failure) -> Refused {
-        let caller = context.caller.as_ref().ok().map(Caller::id);
-        let outcome = Entry::new(Kind::Outcome, &context.request_id, A::ACTION.as_str())
-            .caller(caller)
-            .reason(failure.reason());
-        // Nothing was done and nothing leaves, so nobody waits for the disk.
-        let _ = self.audit.append(outcome);
-        self.refuse::<A>(context, failure)
-    }
-
-    /// Counts and logs what failed and why; the caller learns less.
-    fn refuse<A: Permitted>(&self, context: &RequestContext, failure: Failure) -> Refused {
-        self.metrics.call(A::ACTION, Some(failure.reason()));
-        let caller = context.caller.as_ref().map_or("unidentified", |caller| caller.id().as_str());
-        tracing::warn!(
-            request.id = %context.request_id, caller.id = caller, action = A::ACTION.as_str(),
-            reason = failure.reason().as_str(), detail = failure.detail(), "refused"
-        );
-        Refused::new(failure, context.request_id.clone())
-    }
 }
 
 fn entry<'a, A: Permitted>(
     kind: Kind,
-    origin: &'a Origin,
-    subject: &'a Option<SubjectId>,
-    resource: &'a A::Resource,
+    request_id: &'a str,
+    caller: Option<&'a CallerId>,
+    subject: Option<&'a SubjectId>,
+    Named { tenant, client, target }: Named<'a>,
 ) -> Entry<'a> {
-    let Named { tenant, client, target } = resource.named();
-    let entry = Entry::new(kind, &origin.request_id, A::ACTION.as_str())
-        .caller(&origin.caller)
+    let entry = Entry::new(kind, request_id, A::ACTION.as_str())
+        .caller(caller)
         .tenant(tenant)
         .client(client)
         .subject(subject);

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,90 @@ fn a_file_is_opened_once() {
 fn open_in_a_child() {
     let Some(directory) = directory_of_child() else { return };
     SqliteStore::open(&directory.join("vault.db")).unwrap();
+}
+
+/// Both stores, as a vault has them.
+fn both(directory: &Path) -> (SqliteKeyStore, SqliteStore) {
+    let keys = SqliteKeyStore::open(&directory.join("keys.db")).unwrap();
+    let store = SqliteStore::open_beside(&directory.join("vault.db"), &keys).unwrap();
+    (keys, store)
+}
+
+fn all_files() -> impl Iterator<Item = String> {
+    let suffixes = ["", "-wal", "-shm", ".lock"];
+    ["vault.db", "keys.db"].into_iter().flat_map(move |name| suffixes.map(|suffix| format!("{name}{suffix}")))
+}
+
+#[tokio::test]
+async fn nothing_is_committed_while_a_file_of_either_store_is_away() {
+    type Accident = fn(&Path);
+    let accidents: [Accident; 3] = [
+        |path| fs::remove_file(path).unwrap(),
+        |path| {
+            fs::rename(path, path.with_extension("aside")).unwrap();
+            fs::write(path, "").unwrap();
+        },
+        |path| fs::rename(path.parent().unwrap(), path.parent().unwrap().with_extension("aside")).unwrap(),
+    ];
+    for file in all_files() {
+        for accident in accidents {
+            let above = tempfile::tempdir().unwrap();
+            let directory = above.path().join("state");
+            fs::create_dir(&directory).unwrap();
+            let (keys, store) = both(&directory);
+            store.check_writable().await.unwrap();
+            accident(&directory.join(&file));
+            let error = store.check_writable().await.unwrap_err().to_string();
+            assert!(error.contains("OPERATIONS.md"), "{file}: {error}");
+            store.create_tenant(&tenant("acme"), KeyVersion::FIRST, NOW).await.unwrap_err();
+            if file.starts_with("keys") {
+                let acme = tenant("acme");
+                let key = keys.insert(&acme, KeyVersion::FIRST, KeyId([1; 16]), b"wrapped", NOW);
+                key.await.unwrap_err();
+                keys.erase_deleted().await.unwrap_err();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_whose_files_come_back_goes_on() {
+    for file in all_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_keys, store) = both(directory.path());
+        let (path, aside) = (directory.path().join(&file), directory.path().join("aside"));
+        fs::rename(&path, &aside).unwrap();
+        store.create_tenant(&tenant("acme"), KeyVersion::FIRST, NOW).await.unwrap_err();
+        fs::rename(&aside, &path).unwrap();
+        store.create_tenant(&tenant("acme"), KeyVersion::FIRST, NOW).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_cut_short_takes_no_more() {
+    for file in ["vault.db", "keys.db"] {
+        let directory = tempfile::tempdir().unwrap();
+        let (_keys, store) = both(directory.path());
+        let path = directory.path().join(file);
+        let length = fs::metadata(&path).unwrap().len();
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 1).unwrap();
+        let error = store.check_writable().await.unwrap_err().to_string();
+        assert!(error.contains("cut short"), "{error}");
+    }
+}
+
+/// What the procedure of the manual relies on: where only the write-ahead log is
+/// gone, an orderly stop saves what is in it.
+#[tokio::test]
+async fn a_stop_saves_what_a_removed_log_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let (keys, store) = both(directory.path());
+    store.create_tenant(&tenant("acme"), KeyVersion::FIRST, NOW).await.unwrap().unwrap();
+    fs::remove_file(directory.path().join("vault.db-wal")).unwrap();
+    store.create_tenant(&tenant("late"), KeyVersion::FIRST, NOW).await.unwrap_err();
+    drop((keys, store));
+    let (_keys, store) = both(directory.path());
+    assert!(store.tenant(&tenant("acme")).await.unwrap().is_some());
 }
 
 /// Rounds of the test that kills; each kills at another moment.

@@ -49,7 +49,8 @@ impl Stores {
     /// A file that cannot be opened, or that another process has.
     pub fn open(settings: &config::Store) -> Result<Self, StartError> {
         let keys = SqliteKeyStore::open(&settings.key_path).map_err(because("opening the key store"))?;
-        let tokens = SqliteStore::open(&settings.path).map_err(because("opening the token store"))?;
+        let tokens = SqliteStore::open_beside(&settings.path, &keys);
+        let tokens = tokens.map_err(because("opening the token store"))?;
         Ok(Self { tokens: Arc::new(tokens), keys: Arc::new(keys) })
     }
 }

@@ -59,20 +59,29 @@ impl Upkeep {
         }
     }
 
-    /// A vault that cannot write its store or its audit log hands out nothing,
-    /// and says so.
+    /// A vault that cannot write its stores or its audit log, or whose files are
+    /// not at their paths any more, hands out nothing, and says so.
     async fn report(&self, health: &HealthReporter) {
         let store = self.store.check_writable().await;
-        let audit = self.audit.is_healthy();
         if let Err(error) = &store {
+            self.metrics.store_failure();
             tracing::error!(%error, "the store cannot be written");
         }
-        if !audit {
+        let audit = self.look_at_audit().await;
+        if let Err(why) = &audit {
             self.metrics.audit_failure();
-            tracing::error!("the audit log cannot be written: free its disk or fix its file");
+            tracing::error!(%why, "the audit log cannot be written");
         }
-        let status = if store.is_ok() && audit { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let well = store.is_ok() && audit.is_ok();
+        let status = if well { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status("", status).await;
+    }
+
+    /// The look waits for the file system, and nothing else shall.
+    async fn look_at_audit(&self) -> Result<(), String> {
+        let audit = Arc::clone(&self.audit);
+        let looked = tokio::task::spawn_blocking(move || audit.look()).await;
+        looked.unwrap_or_else(|panicked| Err(panicked.to_string()))
     }
 }
 

@@ -14,32 +14,20 @@
 //!
 //! The log's thread also writes entries that nobody waits for.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::clock::SharedClock;
 
+use super::batch::{Batch, Ticket};
 use super::chain::Head;
 use super::entry::{Entry, Stamp};
+use super::refusals::{By, Key, Refusals, Spelling};
 use super::writer::{Sink, Writer};
 use super::{AuditUnavailable, Durability};
 
-/// Stands for an appended entry, to wait for it.
-#[derive(Debug)]
-#[must_use = "an entry vouches for nothing before it is durable"]
-pub struct Ticket {
-    batch: Arc<Batch>,
-}
-
-impl Ticket {
-    /// Whether the entry is durable by now.
-    pub(super) fn is_written(&self) -> bool {
-        self.batch.outcome() == Some(Ok(()))
-    }
-}
+mod health;
 
 /// Most bytes that wait to be written. When the writer hangs, callers are
 /// refused before memory runs out.
@@ -56,6 +44,9 @@ const PROBE: Duration = Duration::from_secs(1);
 /// that no call pays for an endless stream of others.
 const ROUNDS: usize = 4;
 
+/// The event that says how many calls were refused without a line each.
+const REFUSALS_COUNTED: &str = "refusals_counted";
+
 pub(super) struct Committer {
     clock: SharedClock,
     durability: Durability,
@@ -64,6 +55,8 @@ pub(super) struct Committer {
     // Locked before `pending` where both are.
     writer: Mutex<Writer>,
     healthy: AtomicBool,
+    /// Why not, when it is not.
+    fault: Mutex<String>,
 }
 
 /// Entries that wait to be written, each with a line end after it.
@@ -72,6 +65,13 @@ struct Pending {
     batch: Arc<Batch>,
     stamp: Stamp,
     wanted: Wanted,
+    refusals: Refusals,
+}
+
+impl Pending {
+    fn is_full(&self) -> bool {
+        self.text.len() >= MAX_PENDING_BYTES
+    }
 }
 
 /// What the log's thread is to do.
@@ -96,6 +96,7 @@ impl Committer {
             batch: Arc::default(),
             stamp: Stamp::default(),
             wanted: Wanted::Nothing,
+            refusals: Refusals::default(),
         };
         let writer = Writer::new(sink, head, length, durability);
         Self {
@@ -105,21 +106,63 @@ impl Committer {
             wake: Condvar::new(),
             writer: Mutex::new(writer),
             healthy: AtomicBool::new(true),
+            fault: Mutex::default(),
         }
     }
 
     pub(super) fn append(&self, entry: Entry<'_>) -> Result<Ticket, AuditUnavailable> {
-        let now = self.clock.now();
-        let mut guard = self.pending();
-        let pending = &mut *guard;
-        if pending.text.len() >= MAX_PENDING_BYTES {
+        let mut pending = self.pending();
+        if pending.is_full() {
             return Err(AuditUnavailable);
         }
-        entry.write(&mut pending.text, &mut pending.stamp, now);
-        pending.text.push(b'\n');
+        self.put(&mut pending, entry);
         let batch = Arc::clone(&pending.batch);
-        self.want(guard, Wanted::WriteSoon);
+        self.want(pending, Wanted::WriteSoon);
         Ok(Ticket { batch })
+    }
+
+    /// Writes a refusal down, or counts it. Nothing was done and nothing leaves,
+    /// so nobody waits for it.
+    pub(super) fn append_refused(&self, entry: Entry<'_>) -> Spelling {
+        let Some((caller, reason)) = entry.refusal() else { return Spelling::InFull };
+        let mut pending = self.pending();
+        self.end_interval(&mut pending, false);
+        let spelling = pending.refusals.count(caller, reason, self.clock.instant());
+        if spelling == Spelling::InFull && !pending.is_full() {
+            self.put(&mut pending, entry.brief());
+            self.want(pending, Wanted::WriteSoon);
+        }
+        spelling
+    }
+
+    fn put(&self, pending: &mut Pending, entry: Entry<'_>) {
+        entry.write(&mut pending.text, &mut pending.stamp, self.clock.now());
+        pending.text.push(b'\n');
+    }
+
+    /// Says how many refusals of an interval had no line, once it is over or at
+    /// once. There are few enough of these lines to go over the bound.
+    fn end_interval(&self, pending: &mut Pending, at_once: bool) {
+        if !at_once && !pending.refusals.is_over(self.clock.instant()) {
+            return;
+        }
+        for (Key { by, reason }, count) in pending.refusals.end() {
+            let (caller, note) = match &by {
+                By::Caller(caller) => (Some(caller), None),
+                By::Nobody => (None, Some("no_identity")),
+                By::Others => (None, Some("several_callers")),
+            };
+            tracing::warn!(
+                caller.id = caller.map_or("unidentified", |caller| caller.as_str()),
+                reason = reason.as_str(),
+                count,
+                "more calls were refused like those before"
+            );
+            self.put(
+                pending,
+                Entry::event(REFUSALS_COUNTED).caller(caller).reason(reason).count(count).note(note).brief(),
+            );
+        }
     }
 
     pub(super) async fn durable(&self, ticket: &Ticket) -> Result<(), AuditUnavailable> {
@@ -150,17 +193,19 @@ impl Committer {
     /// The work of the log's thread: writes when wanted, until stopped.
     pub(super) fn run(&self) {
         loop {
-            let mut pending = if self.is_healthy() {
+            let pending = self.pending();
+            let mut pending = if self.is_healthy() && pending.refusals.is_empty() {
                 self.wake
-                    .wait_while(self.pending(), |pending| pending.wanted == Wanted::Nothing)
+                    .wait_while(pending, |pending| pending.wanted == Wanted::Nothing)
                     .unwrap_or_else(PoisonError::into_inner)
             } else {
-                self.wait(self.pending(), Wanted::Nothing, PROBE)
+                self.wait(pending, Wanted::Nothing, PROBE)
             };
             if pending.wanted == Wanted::WriteSoon {
                 pending = self.wait(pending, Wanted::WriteSoon, LINGER);
             }
             let stop = pending.wanted == Wanted::Stop;
+            self.end_interval(&mut pending, stop);
             if !stop {
                 pending.wanted = Wanted::Nothing;
             }
@@ -219,31 +264,22 @@ impl Committer {
         self.want(self.pending(), Wanted::WriteNow);
     }
 
+    /// Writes what waits at this moment.
     fn write_batch(&self, writer: &mut Writer) {
         let batch = {
             let mut pending = self.pending();
             if pending.text.is_empty() && !writer.has_losses() {
+                drop(pending);
+                if !self.is_healthy() {
+                    self.tell(&writer.look());
+                }
                 return;
             }
             writer.take(&mut pending.text);
             std::mem::take(&mut pending.batch)
         };
         let written = writer.write(&self.clock);
-        match &written {
-            Ok(()) => {
-                if !self.is_healthy() {
-                    self.healthy.store(true, Ordering::Relaxed);
-                    tracing::info!("the audit log can be written again");
-                }
-            }
-            Err(error) => {
-                if self.healthy.swap(false, Ordering::Relaxed) {
-                    tracing::error!(%error, "the audit log cannot be written; the vault hands out nothing");
-                    // It may be asleep and has to start trying.
-                    self.want(self.pending(), Wanted::WriteSoon);
-                }
-            }
-        }
+        self.tell(&written);
         batch.settle(written.is_ok());
     }
 
@@ -261,31 +297,6 @@ impl Committer {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Entries that are written at once, and what became of them.
-#[derive(Debug, Default)]
-struct Batch {
-    state: AtomicU8,
-    settled: Notify,
-}
-
-impl Batch {
-    const WRITTEN: u8 = 1;
-    const LOST: u8 = 2;
-
-    fn outcome(&self) -> Option<Result<(), AuditUnavailable>> {
-        match self.state.load(Ordering::Acquire) {
-            Self::WRITTEN => Some(Ok(())),
-            Self::LOST => Some(Err(AuditUnavailable)),
-            _ => None,
-        }
-    }
-
-    fn settle(&self, written: bool) {
-        self.state.store(if written { Self::WRITTEN } else { Self::LOST }, Ordering::Release);
-        self.settled.notify_waiters();
     }
 }
 

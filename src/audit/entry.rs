@@ -7,14 +7,15 @@
 
 use std::io::Write as _;
 
-use uuid::Uuid;
-
 use crate::clock::Timestamp;
 use crate::domain::grant::{AttemptId, Generation, GrantId};
 use crate::domain::id::{CallerId, ClientId, SubjectId, TenantId};
 use crate::domain::key::KeyVersion;
 use crate::domain::reason::Reason;
 use crate::domain::scope::{ClaimsDigest, Resource, ScopeSet};
+
+use super::chain::Head;
+use super::fields::{Writes, brief_list, brief_text, digest, hash, list, number, text, uuid};
 
 /// What kind of entry it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,9 @@ pub struct Entry<'a> {
     key_version: Option<KeyVersion>,
     attempt: Option<AttemptId>,
     count: Option<u64>,
+    follows: Option<Head>,
     note: Option<&'static str>,
+    brief: bool,
 }
 
 impl<'a> Entry<'a> {
@@ -81,8 +84,23 @@ impl<'a> Entry<'a> {
             key_version: None,
             attempt: None,
             count: None,
+            follows: None,
             note: None,
+            brief: false,
         }
+    }
+
+    /// Makes the entry one short line, whatever its fields hold: of scopes it
+    /// says how many there are and their hash, of any other long text its hash.
+    /// For calls of which nothing was done, so that what a stranger sends costs
+    /// little.
+    pub fn brief(self) -> Self {
+        Self { brief: true, ..self }
+    }
+
+    /// Who asked, and why it was refused: by these refusals are counted.
+    pub(super) fn refusal(&self) -> Option<(Option<&'a CallerId>, Reason)> {
+        self.reason.map(|reason| (self.caller, reason))
     }
 }
 
@@ -129,6 +147,8 @@ setters!(
     attempt: AttemptId,
     /// How many.
     count: u64,
+    /// The last entry of the file that this one goes on from.
+    follows: Head,
     /// A word of explanation, one of the program's own.
     note: &'static str,
 );
@@ -155,8 +175,12 @@ impl Entry<'_> {
             key_version,
             attempt,
             count,
+            follows,
             note,
+            brief,
         } = *self;
+        let text: Writes<&str> = if brief { brief_text } else { text };
+        let list: Writes<&ScopeSet> = if brief { brief_list } else { list };
         out.extend_from_slice(b"\"at\":\"");
         stamp.write(out, now);
         out.extend_from_slice(match kind {
@@ -185,9 +209,15 @@ impl Entry<'_> {
         number(out, "key_version", key_version.map(|v| u64::from(v.0)));
         uuid(out, "attempt", attempt.map(|a| a.0));
         number(out, "count", count);
+        number(out, FOLLOWS_SEQ, follows.map(|head| head.seq));
+        hash(out, FOLLOWS_HASH, follows.map(|head| head.hash));
         text(out, "note", note);
     }
 }
+
+/// What a new file's first entry says of the file before.
+pub(super) const FOLLOWS_SEQ: &str = "follows_seq";
+pub(super) const FOLLOWS_HASH: &str = "follows_hash";
 
 /// The vault makes the request ids, and those always fit. This keeps a text from
 /// elsewhere out, should one ever get here: it is not cut, which would keep a
@@ -196,74 +226,6 @@ fn usable_request_id(id: &str) -> &str {
     let fits = (1..=64).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     if fits { id } else { "unusable" }
-}
-
-fn name(out: &mut Vec<u8>, name: &'static str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
-fn text(out: &mut Vec<u8>, field: &'static str, value: Option<&str>) {
-    if let Some(value) = value {
-        name(out, field);
-        out.push(b'"');
-        escape(out, value);
-        out.push(b'"');
-    }
-}
-
-fn number(out: &mut Vec<u8>, field: &'static str, value: Option<u64>) {
-    if let Some(value) = value {
-        name(out, field);
-        // Writing to a `Vec` cannot fail.
-        let _ = write!(out, "{value}");
-    }
-}
-
-fn digest(out: &mut Vec<u8>, field: &'static str, value: Option<ClaimsDigest>) {
-    if let Some(value) = value {
-        name(out, field);
-        let _ = write!(out, "\"{value}\"");
-    }
-}
-
-fn list(out: &mut Vec<u8>, field: &'static str, scopes: Option<&ScopeSet>) {
-    if let Some(scopes) = scopes {
-        name(out, field);
-        out.push(b'[');
-        for (n, scope) in scopes.iter().enumerate() {
-            out.extend_from_slice(if n == 0 { b"\"" } else { b",\"" });
-            escape(out, scope);
-            out.push(b'"');
-        }
-        out.push(b']');
-    }
-}
-
-fn uuid(out: &mut Vec<u8>, field: &'static str, value: Option<Uuid>) {
-    if let Some(value) = value {
-        name(out, field);
-        out.push(b'"');
-        out.extend_from_slice(value.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
-        out.push(b'"');
-    }
-}
-
-/// Writes the inside of a JSON string (RFC 8259 section 7).
-fn escape(out: &mut Vec<u8>, value: &str) {
-    let mut rest = value.as_bytes();
-    while let Some(at) = rest.iter().position(|b| *b < 0x20 || matches!(*b, b'"' | b'\\')) {
-        out.extend_from_slice(&rest[..at]);
-        match rest[at] {
-            quoted @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', quoted]),
-            control => {
-                let _ = write!(out, "\\u{control:04x}");
-            }
-        }
-        rest = &rest[at + 1..];
-    }
-    out.extend_from_slice(rest);
 }
 
 /// Writes times as RFC 3339 and keeps the text of the last second, since most
@@ -290,10 +252,12 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::fields::escape;
     use crate::domain::scope::Claims;
 
     use proptest::prelude::*;
     use serde_json::{Value, json};
+    use uuid::Uuid;
 
     fn parsed(entry: Entry<'_>, now: Timestamp) -> Value {
         let mut out = vec![b'{'];
@@ -327,6 +291,7 @@ mod tests {
             .key_version(KeyVersion(2))
             .attempt(AttemptId(Uuid::from_u128(2)))
             .count(3)
+            .follows(Head::EMPTY)
             .note("owner_died");
         assert_eq!(
             parsed(entry, Timestamp(1_700_000_000_123)),
@@ -349,6 +314,8 @@ mod tests {
                 "key_version": 2,
                 "attempt": "00000000-0000-0000-0000-000000000002",
                 "count": 3,
+                "follows_seq": 0,
+                "follows_hash": "0".repeat(64),
                 "note": "owner_died",
             })
         );
@@ -383,7 +350,9 @@ mod tests {
             key_version,
             attempt,
             count,
+            follows,
             note,
+            brief,
         } = Entry::event("x");
         let _words: (Kind, &'static str, Option<&'static str>, Option<Reason>) = (kind, action, note, reason);
         let _numbers: (Option<Generation>, Option<KeyVersion>, Option<u64>) =
@@ -393,7 +362,8 @@ mod tests {
             (caller, tenant, client, subject);
         let _wishes: (Option<&ScopeSet>, Option<&Resource>, Option<&ScopeSet>) =
             (scopes, resource, granted_scopes);
-        let _digest: Option<ClaimsDigest> = claims_sha256;
+        let _digests: (Option<ClaimsDigest>, Option<Head>) = (claims_sha256, follows);
+        let _how_it_is_written: bool = brief;
 
         // The one text that is not checked when it is made is checked when it
         // is written.
@@ -406,7 +376,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_brief_entry_names_what_is_short_and_hashes_what_is_long() {
+        let caller = CallerId::new("spiffe://acme/mail").unwrap();
+        let subject = SubjectId::new(&"s".repeat(255)).unwrap();
+        let scopes = ScopeSet::new(["b", "a"]).unwrap();
+        let entry = Entry::new(Kind::Outcome, "r", "GetAccessToken").caller(&caller).subject(&subject);
+        let entry = parsed(entry.scopes(&scopes).brief(), Timestamp(0));
+        assert_eq!(entry["caller"], "spiffe://acme/mail");
+        // Computed with sha256sum.
+        let sha256 = "c8687a08aa5d6ed2044328fa6a697ab8e96dc34291e8c2034ae8c38e6fcc6d65";
+        assert_eq!(entry["scopes"], json!({"count": 2, "sha256": sha256}));
+        let subject = entry["subject"].as_str().unwrap();
+        assert!(subject.starts_with("sha256:") && subject.len() == 7 + 64, "{subject}");
+    }
+
     proptest! {
+        #[test]
+        fn a_brief_entry_is_short_whatever_is_asked_for(
+            tenant in "[a-z]{1,128}", client in "[a-z]{1,128}", subject in "[a-z\"\\\\]{1,255}",
+            scopes in prop::collection::vec("[a-z]{1,512}", 0..64), path in "[a-z]{0,2000}",
+        ) {
+            let caller = CallerId::new(&format!("spiffe://acme/{}", "c".repeat(200))).unwrap();
+            let tenant = TenantId::new(&tenant).unwrap();
+            let client = ClientId::new(&client).unwrap();
+            let subject = SubjectId::new(&subject).unwrap();
+            let scopes = ScopeSet::new(scopes).unwrap();
+            let resource = Resource::new(&format!("https://a.example/{path}")).ok();
+            let mut out = Vec::new();
+            Entry::new(Kind::Outcome, &"r".repeat(64), "ExchangeOnBehalfOf")
+                .caller(&caller).tenant(&tenant).client(&client).subject(&subject)
+                .scopes(&scopes).resource(resource.as_ref())
+                .claims_sha256(Claims::canonical("{ }").unwrap().sha256())
+                .reason(Reason::NotPermitted)
+                .brief()
+                .write(&mut out, &mut Stamp::default(), Timestamp(0));
+            prop_assert!(out.len() < 1200, "{} bytes", out.len());
+        }
+
         #[test]
         fn any_text_survives_escaping(chars in prop::collection::vec(any::<char>(), 0..40)) {
             let value = String::from_iter(chars);

@@ -1,14 +1,18 @@
-//! The log's file: opened by one writer at a time, continued where it ends, and
-//! repaired where a crash left a line without its end.
+//! The log's file: opened by one writer at a time, continued where it ends,
+//! repaired where a crash left a line without its end, and looked at while it is
+//! open: an open file goes on taking entries when it has no name any more.
 
+use std::cmp::Ordering;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+
+use crate::place::Place;
 
 use super::AuditError;
 use super::chain::{FIRST_BYTES, Fault, Head, MAX_LINE_BYTES};
-use super::writer::Sink;
+use super::writer::{Sink, Successor};
 
 /// A file ready to be continued.
 pub(super) struct Opened {
@@ -34,7 +38,8 @@ pub(super) fn open(path: &Path) -> Result<Opened, AuditError> {
         Err(TryLockError::WouldBlock) => return Err(AuditError::Locked),
         Err(TryLockError::Error(source)) => return Err(AuditError::Io { doing: "locking the file", source }),
     }
-    let length = file.metadata().map_err(io("reading the file"))?.len();
+    let opened = file.metadata().map_err(io("reading the file"))?;
+    let (place, length) = (Place::of(path, &opened), opened.len());
     let (head, good_length) = if length == 0 {
         sync_directory_of(path).map_err(io("writing the directory"))?;
         (Head::EMPTY, 0)
@@ -44,12 +49,13 @@ pub(super) fn open(path: &Path) -> Result<Opened, AuditError> {
     if good_length < length {
         file.set_len(good_length).and_then(|()| file.sync_all()).map_err(io("cutting a torn line off"))?;
     }
-    Ok(Opened { sink: FileSink { file }, head, length: good_length, cut_bytes: length - good_length })
+    Ok(Opened { sink: FileSink { file, place }, head, length: good_length, cut_bytes: length - good_length })
 }
 
 pub(super) struct FileSink {
     // The lock is on the open file and goes with it.
     file: File,
+    place: Place,
 }
 
 impl Sink for FileSink {
@@ -62,9 +68,54 @@ impl Sink for FileSink {
     }
 
     fn cut(&mut self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
+        // Setting the length of a shorter file would fill it with zeros.
+        if self.file.metadata()?.len() > length { self.file.set_len(length) } else { Ok(()) }
+    }
+
+    fn check_intact(&self, length: u64) -> io::Result<()> {
+        let found = self.file.metadata()?;
+        // A device or a pipe has neither a name to lose nor a length.
+        if !found.is_file() {
+            return Ok(());
+        }
+        let why = match found.len().cmp(&length) {
+            _ if found.nlink() == 0 => "was removed",
+            Ordering::Less => "was cut short",
+            Ordering::Greater => "was written to by another",
+            Ordering::Equal => return Ok(()),
+        };
+        let path = self.place.path().display();
+        Err(io::Error::other(format!("{path} {why} while the vault had it open; {WHAT_TO_DO}")))
+    }
+
+    fn check_place(&self) -> io::Result<()> {
+        let looked = self.place.look();
+        looked.map(drop).map_err(|displaced| io::Error::other(format!("{displaced}; {WHAT_TO_DO}")))
+    }
+
+    fn successor(&self, head: Head) -> Result<Successor, AuditError> {
+        // The same file, which another has emptied or spoilt: it is locked
+        // already, by this very process.
+        if let Ok(found) = self.place.look() {
+            if found.len() > 0 {
+                return Err(AuditError::NotTheSame);
+            }
+            let file = self.file.try_clone();
+            let file = file.map_err(|source| AuditError::Io { doing: "opening the file again", source })?;
+            let sink = Self { file, place: self.place.clone() };
+            return Ok(Successor { sink: Box::new(sink), continued: None });
+        }
+        let Opened { sink, head: end, length, cut_bytes: _ } = open(self.place.path())?;
+        match length {
+            0 => Ok(Successor { sink: Box::new(sink), continued: None }),
+            length if end == head => Ok(Successor { sink: Box::new(sink), continued: Some(length) }),
+            _ => Err(AuditError::NotTheSame),
+        }
     }
 }
+
+const WHAT_TO_DO: &str =
+    "put the file back, or move away what is at its path and send SIGHUP to start a new one";
 
 /// The end of the chain and the file's length up to there. Only the last whole
 /// line is checked; all of them is what `verify` is for.

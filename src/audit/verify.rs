@@ -3,14 +3,17 @@
 //!
 //! The end of a file is the one place that the file cannot vouch for: cut whole
 //! lines off and what remains is a shorter log in order. A head that was noted
-//! elsewhere tells; see [`verify`].
+//! elsewhere tells; see [`verify`]. So does the next file, where the log was
+//! rotated: its first entry names the last one of the file before; see
+//! [`verify_all`].
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::chain::{Fault, Hash, Head, MAX_LINE_BYTES};
+use super::entry::{FOLLOWS_HASH, FOLLOWS_SEQ};
 
 /// A file that is in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Verified {
     pub entries: u64,
     /// Its end, to be noted elsewhere for a later check.
     pub head: Head,
+    /// The last entry of the file before, as this one's first entry names it.
+    pub follows: Option<Head>,
 }
 
 /// Checks every entry of a log, in one pass and a fixed amount of memory.
@@ -30,14 +35,54 @@ pub struct Verified {
 ///
 /// The first line that is not in order, or that the known entry is missing.
 pub fn verify(path: &Path, known: Option<Hash>) -> Result<Verified, VerifyError> {
-    let file = File::open(path).map_err(VerifyError::Unreadable)?;
-    verify_lines(BufReader::with_capacity(256 * 1024, file), known)
+    verify_all(&[path], known)
 }
 
-fn verify_lines(mut lines: impl BufRead, known: Option<Hash>) -> Result<Verified, VerifyError> {
+/// Checks the files of a log that was rotated, the oldest first: each by itself,
+/// and that each goes on from the one before. What is returned counts the entries
+/// of all, and links to what came before the first.
+///
+/// # Errors
+///
+/// As [`verify`], or a file does not follow the one before.
+pub fn verify_all<P: AsRef<Path>>(paths: &[P], known: Option<Hash>) -> Result<Verified, VerifyError> {
+    let mut so_far: Option<Verified> = None;
+    let mut known_seen = known.is_none();
+    for path in paths {
+        let path = path.as_ref();
+        let in_file = |error| VerifyError::In { path: path.to_owned(), error: Box::new(error) };
+        let file = File::open(path).map_err(|error| in_file(VerifyError::Unreadable(error)))?;
+        let lines = BufReader::with_capacity(256 * 1024, file);
+        let (found, seen) = verify_lines(lines, known).map_err(in_file)?;
+        known_seen |= seen;
+        so_far = Some(match so_far {
+            None => found,
+            Some(before) if found.follows == Some(before.head) => Verified {
+                entries: before.entries + found.entries,
+                head: found.head,
+                follows: before.follows,
+            },
+            Some(before) => {
+                let named = found.follows.map(|head| head.hash);
+                return Err(in_file(VerifyError::NotTheNext { before: before.head.hash, named }));
+            }
+        });
+    }
+    match (so_far, known) {
+        (Some(verified), Some(known)) if !known_seen => {
+            Err(VerifyError::KnownEntryMissing { known, entries: verified.entries })
+        }
+        (Some(verified), _) => Ok(verified),
+        (None, _) => Err(VerifyError::Unreadable(io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// Checks one file, and says whether the known entry is in it.
+fn verify_lines(mut lines: impl BufRead, known: Option<Hash>) -> Result<(Verified, bool), VerifyError> {
     let limit = u64::try_from(MAX_LINE_BYTES).unwrap_or(u64::MAX) + 1;
     let mut head = Head::EMPTY;
     let mut known_seen = false;
+    let mut follows = None;
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -52,15 +97,23 @@ fn verify_lines(mut lines: impl BufRead, known: Option<Hash>) -> Result<Verified
         };
         head = next.map_err(|fault| VerifyError::Broken { line: head.seq + 1, fault })?;
         known_seen |= known == Some(head.hash);
+        if head.seq == 1 {
+            follows = link(&line);
+        }
     }
     if head == Head::EMPTY {
         // Opening a log writes its first entry.
         return Err(VerifyError::Broken { line: 1, fault: Fault::Unfinished });
     }
-    match known {
-        Some(known) if !known_seen => Err(VerifyError::KnownEntryMissing { known, entries: head.seq }),
-        _ => Ok(Verified { entries: head.seq, head }),
-    }
+    Ok((Verified { entries: head.seq, head, follows }, known_seen))
+}
+
+/// The entry of the file before that a file's first entry names, if it does.
+fn link(first_line: &[u8]) -> Option<Head> {
+    let entry: serde_json::Value = serde_json::from_slice(first_line).ok()?;
+    let seq = entry.get(FOLLOWS_SEQ)?.as_u64()?;
+    let hash = entry.get(FOLLOWS_HASH)?.as_str()?.parse().ok()?;
+    Some(Head { seq, hash })
 }
 
 /// Why a log is not in order, or cannot be checked.
@@ -74,6 +127,20 @@ pub enum VerifyError {
         line: u64,
         /// What is wrong with it.
         fault: Fault,
+    },
+    /// It does not go on from the file before.
+    NotTheNext {
+        /// The last entry of the file before.
+        before: Hash,
+        /// The entry that it goes on from by its own word, if from any.
+        named: Option<Hash>,
+    },
+    /// What is wrong with one file.
+    In {
+        /// Which.
+        path: PathBuf,
+        /// What.
+        error: Box<VerifyError>,
     },
     /// All lines are in order, but the known entry is not among them: the end
     /// was cut off, or the whole log was written anew.
@@ -90,6 +157,16 @@ impl fmt::Display for VerifyError {
         match self {
             Self::Unreadable(_) => f.write_str("the audit log cannot be read"),
             Self::Broken { line, fault } => write!(f, "line {line} of the audit log {fault}"),
+            Self::NotTheNext { before, named: Some(named) } => {
+                write!(
+                    f,
+                    "the audit log goes on from the entry {named}, and the file before ends in {before}"
+                )
+            }
+            Self::NotTheNext { before, named: None } => {
+                write!(f, "the audit log begins a chain of its own, and the file before ends in {before}")
+            }
+            Self::In { path, error } => write!(f, "{}: {error}", path.display()),
             Self::KnownEntryMissing { known, entries } => write!(
                 f,
                 "the audit log has {entries} entries in order, but not the known one with the hash {known}: \
@@ -103,7 +180,8 @@ impl std::error::Error for VerifyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Unreadable(source) => Some(source),
-            Self::Broken { .. } | Self::KnownEntryMissing { .. } => None,
+            Self::In { error, .. } => error.source(),
+            Self::Broken { .. } | Self::KnownEntryMissing { .. } | Self::NotTheNext { .. } => None,
         }
     }
 }
@@ -129,7 +207,7 @@ mod tests {
 
     fn check(lines: &[Vec<u8>]) -> Result<u64, (u64, Fault)> {
         match verify_lines(lines.concat().as_slice(), None) {
-            Ok(verified) => Ok(verified.entries),
+            Ok((verified, _)) => Ok(verified.entries),
             Err(VerifyError::Broken { line, fault }) => Err((line, fault)),
             Err(other) => panic!("{other}"),
         }
@@ -183,11 +261,14 @@ mod tests {
         let lines = log(5);
         let whole = lines.concat();
         for known in &lines {
-            let verified = verify_lines(whole.as_slice(), Some(hash_in(known))).unwrap();
+            let (verified, seen) = verify_lines(whole.as_slice(), Some(hash_in(known))).unwrap();
+            assert!(seen);
             assert_eq!(verified.head.hash, hash_in(&lines[4]));
         }
-        let cut = lines[..4].concat();
-        let error = verify_lines(cut.as_slice(), Some(hash_in(&lines[4]))).unwrap_err();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cut");
+        std::fs::write(&path, lines[..4].concat()).unwrap();
+        let error = verify(&path, Some(hash_in(&lines[4]))).unwrap_err();
         assert!(matches!(error, VerifyError::KnownEntryMissing { entries: 4, .. }), "{error}");
     }
 

@@ -8,9 +8,9 @@ use std::io;
 
 use crate::clock::SharedClock;
 
-use super::Durability;
 use super::chain::Head;
 use super::entry::{Entry, Stamp};
+use super::{AuditError, Durability, Reopened};
 
 /// The one that chains and writes.
 pub(super) struct Writer {
@@ -21,6 +21,8 @@ pub(super) struct Writer {
     length: u64,
     /// Whether there may be something after `length`.
     torn: bool,
+    /// Whether the last look found another file, or none, at the path.
+    displaced: bool,
     /// Entries that were lost and are not yet accounted for in the log.
     lost: u64,
     // Kept for their memory.
@@ -31,7 +33,17 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(sink: Box<dyn Sink>, head: Head, length: u64, durability: Durability) -> Self {
         let sync = durability == Durability::Fsync;
-        Self { sink, sync, head, length, torn: false, lost: 0, taken: Vec::new(), lines: Vec::new() }
+        Self {
+            sink,
+            sync,
+            head,
+            length,
+            torn: false,
+            displaced: false,
+            lost: 0,
+            taken: Vec::new(),
+            lines: Vec::new(),
+        }
     }
 
     /// Takes entries over, each with a line end after it, and leaves an empty
@@ -65,13 +77,44 @@ impl Writer {
         }
         self.taken.clear();
 
-        let written = self.write_lines();
+        // What is refused here has not touched the file.
+        let written = self.make_ready().and_then(|()| self.write_lines());
         if written.is_ok() {
             self.head = head;
-            self.length += u64::try_from(self.lines.len()).unwrap_or(u64::MAX);
+            self.length = self.grown_length();
             self.lost = 0;
         } else {
             self.lost += entries;
+        }
+        written
+    }
+
+    fn grown_length(&self) -> u64 {
+        self.length.saturating_add(u64::try_from(self.lines.len()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether a write may begin.
+    fn make_ready(&mut self) -> io::Result<()> {
+        if self.displaced {
+            self.sink.check_place()?;
+            self.displaced = false;
+        }
+        if self.torn {
+            self.sink.cut(self.length)?;
+            self.torn = false;
+        }
+        self.sink.check_intact(self.length)
+    }
+
+    fn write_lines(&mut self) -> io::Result<()> {
+        let written = self
+            .sink
+            .append(&self.lines)
+            .and_then(|()| if self.sync { self.sink.sync() } else { Ok(()) })
+            // The file may have lost its name meanwhile: then nothing was
+            // recorded, and who waits for it must not be answered.
+            .and_then(|()| self.sink.check_intact(self.grown_length()));
+        if written.is_err() {
             // Tried at once, so that the file is whole should the vault stop
             // now. If it fails, the next write tries again.
             self.torn = self.sink.cut(self.length).is_err();
@@ -79,16 +122,54 @@ impl Writer {
         written
     }
 
-    fn write_lines(&mut self) -> io::Result<()> {
+    /// Looks whether the file is still at its path and as long as it must be.
+    /// One that was only moved away still takes entries, and has them, until a
+    /// look has seen that.
+    pub(super) fn look(&mut self) -> io::Result<()> {
+        let at_its_path = self.sink.check_place();
+        self.displaced = at_its_path.is_err();
+        at_its_path?;
+        if self.torn { Ok(()) } else { self.sink.check_intact(self.length) }
+    }
+
+    /// Lets one more write go into a file that was moved away: whoever moved it
+    /// asks for a new one now, and has what was appended before in the old.
+    pub(super) fn finish_moved(&mut self) {
+        self.displaced = false;
+    }
+
+    /// Goes on in the file that is at the path now, or a new one, whose first
+    /// entry then names the last one of the file before.
+    pub(super) fn reopen(&mut self, clock: &SharedClock) -> Result<Reopened, AuditError> {
+        let Successor { mut sink, continued } = self.sink.successor(self.head)?;
         if self.torn {
-            self.sink.cut(self.length)?;
-            self.torn = false;
+            // Best effort: what is cut off here was promised to nobody.
+            let _ = self.sink.cut(self.length);
         }
-        self.sink.append(&self.lines)?;
-        if self.sync {
-            self.sink.sync()?;
+        self.finish();
+        let follows = self.head;
+        if let Some(length) = continued {
+            self.length = length;
+        } else {
+            let mut link = Vec::new();
+            Entry::event("audit_continued").follows(follows).write(
+                &mut link,
+                &mut Stamp::default(),
+                clock.now(),
+            );
+            let mut line = Vec::new();
+            let head = Head::EMPTY.extend(&mut line, &link);
+            let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
+            let linked =
+                sink.append(&line).and_then(|()| sink.sync()).and_then(|()| sink.check_intact(length));
+            if let Err(source) = linked {
+                let _ = sink.cut(0);
+                return Err(AuditError::Io { doing: "writing the first entry of a new file", source });
+            }
+            (self.head, self.length) = (head, length);
         }
-        Ok(())
+        (self.sink, self.torn, self.displaced) = (sink, false, false);
+        Ok(if continued.is_some() { Reopened::Continued } else { Reopened::New { follows } })
     }
 
     /// Leaves everything on the disk, whatever durable meant before.
@@ -105,8 +186,23 @@ pub(super) trait Sink: Send {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Returns when the disk has everything.
     fn sync(&mut self) -> io::Result<()>;
-    /// Cuts back to a length.
+    /// Cuts back to a length; what is shorter stays as it is.
     fn cut(&mut self, length: u64) -> io::Result<()>;
+    /// Whether what was written, up to this length, has a name and is all there
+    /// is.
+    fn check_intact(&self, length: u64) -> io::Result<()>;
+    /// Whether it is where the log is looked for.
+    fn check_place(&self) -> io::Result<()>;
+    /// What to go on in, where the log is looked for. `head` is the end so far.
+    fn successor(&self, head: Head) -> Result<Successor, AuditError>;
+}
+
+/// Where a log goes on.
+pub(super) struct Successor {
+    pub(super) sink: Box<dyn Sink>,
+    /// The length, where it ends in the very entry that the log ends in;
+    /// `None`: it is empty.
+    pub(super) continued: Option<u64>,
 }
 
 /// A disk for the tests of this module and of `commit`.
@@ -199,6 +295,19 @@ pub(super) mod fake {
             }
             self.set(|state| state.bytes.truncate(usize::try_from(length).unwrap()));
             Ok(())
+        }
+
+        fn check_intact(&self, length: u64) -> io::Result<()> {
+            assert_eq!(self.get(|state| state.bytes.len()), usize::try_from(length).unwrap());
+            Ok(())
+        }
+
+        fn check_place(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn successor(&self, _head: Head) -> Result<Successor, AuditError> {
+            Err(AuditError::NotTheSame)
         }
     }
 }

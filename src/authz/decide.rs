@@ -5,13 +5,16 @@
 use std::collections::{HashMap, HashSet};
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
-    RestrictedExpression, Schema,
+    Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy,
+    PolicySet, Request, RestrictedExpression, Schema,
 };
 
+use crate::domain::action::Action;
+use crate::domain::id::{CallerId, ClientId};
 use crate::domain::scope::Target;
 
-use super::{Question, policy};
+use super::resource::Named;
+use super::{Question, partial, policy};
 
 /// Evaluates policies. Costs from tens of microseconds up to milliseconds,
 /// growing with the number of policies, so nobody asks the same twice.
@@ -63,6 +66,45 @@ impl Judge {
         evaluated
     }
 
+    /// Whether the policies may permit the caller this action for some tenant:
+    /// with this client and target where they are `known`, or else with any. No
+    /// means no; yes means that it depends on what is left open.
+    pub(super) fn might_permit(&self, caller: &CallerId, action: Action, known: Option<Named<'_>>) -> bool {
+        let might = self.evaluate_partially(caller, action, known);
+        might.unwrap_or_else(|what| {
+            tracing::error!(
+                caller = caller.as_str(),
+                action = action.as_str(),
+                what,
+                "denied, since the request does not fit the policy schema"
+            );
+            false
+        })
+    }
+
+    fn evaluate_partially(
+        &self,
+        caller: &CallerId,
+        action: Action,
+        known: Option<Named<'_>>,
+    ) -> Result<bool, String> {
+        let principal = uid(&self.names.caller, caller.as_str());
+        let entities = [entity_with_id(principal.clone(), caller.as_str())?];
+        let entities = Entities::from_entities(entities, Some(self.schema)).map_err(|e| e.to_string())?;
+        let action = uid(&self.names.action, action.as_str());
+        let mut request = Request::builder().principal(principal).action(action);
+        if let Some(Named { tenant: _, client, target }) = known {
+            let context = Context::from_pairs(context(client, target)).map_err(|e| e.to_string())?;
+            request = request.context(context);
+        }
+        let response = self.cedar.is_authorized_partial(&request.build(), &self.policies, &entities);
+        let permits = |policy: &Policy| policy.effect() == Effect::Permit;
+        let certain = response.definitely_satisfied().any(|policy| permits(&policy));
+        let possible =
+            || response.nontrivial_residuals().any(|left| permits(&left) && partial::may_hold(&left));
+        Ok(response.decision() != Some(Decision::Deny) && (certain || possible()))
+    }
+
     fn evaluate(&self, question: &Question) -> Result<bool, String> {
         let caller = uid(&self.names.caller, question.caller.as_str());
         let action = uid(&self.names.action, question.action.as_str());
@@ -78,7 +120,8 @@ impl Judge {
             entities.push(Entity::new_no_attrs(resource.clone(), HashSet::new()));
         }
         let entities = Entities::from_entities(entities, Some(self.schema)).map_err(|e| e.to_string())?;
-        let context = Context::from_pairs(context(question)).map_err(|e| e.to_string())?;
+        let context = Context::from_pairs(context(question.client.as_ref(), question.target.as_ref()))
+            .map_err(|e| e.to_string())?;
         let request =
             Request::new(caller, action, resource, context, Some(self.schema)).map_err(|e| e.to_string())?;
 
@@ -104,13 +147,13 @@ fn entity_with_id(uid: EntityUid, id: &str) -> Result<Entity, String> {
 
 /// What a policy may judge a request by besides caller, action and tenant; the
 /// schema has the same per action.
-fn context(question: &Question) -> Vec<(String, RestrictedExpression)> {
+fn context(client: Option<&ClientId>, target: Option<&Target>) -> Vec<(String, RestrictedExpression)> {
     let text = |s: &str| RestrictedExpression::new_string(s.to_owned());
     let mut pairs = Vec::new();
-    if let Some(client) = &question.client {
+    if let Some(client) = client {
         pairs.push(("client".to_owned(), text(client.as_str())));
     }
-    if let Some(Target { scopes, resource, claims }) = &question.target {
+    if let Some(Target { scopes, resource, claims }) = target {
         pairs.push(("scopes".to_owned(), RestrictedExpression::new_set(scopes.iter().map(text))));
         if let Some(resource) = resource {
             pairs.push(("resource".to_owned(), text(resource.as_str())));

@@ -135,9 +135,10 @@ pub enum Audit {
 /// Checks an audit log.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The audit log.
-    #[arg(long, value_name = "FILE")]
-    file: PathBuf,
+    /// The audit log. Of one that was rotated, name all its files, the oldest
+    /// first.
+    #[arg(long = "file", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
     /// The hash of an entry as noted elsewhere, for example the `head` of an
     /// earlier check; without one, a cut end is not found.
     #[arg(long, value_name = "HASH")]
@@ -155,20 +156,24 @@ impl Audit {
 fn verify_audit(verify: &Verify) -> Result<Record, CliFailure> {
     let known = verify.head.as_deref().map(str::parse).transpose();
     let known = known.map_err(|e| CliFailure::new(Exit::InvalidArgument, format!("--head: {e}")))?;
-    match audit::verify(&verify.file, known) {
-        Ok(Verified { entries, head }) => {
-            Ok(vec![("entries", entries.into()), ("head", head.hash.to_string().into())])
-        }
-        Err(error) => {
-            let exit = match error {
-                VerifyError::Unreadable(_) => Exit::Configuration,
-                VerifyError::Broken { .. } | VerifyError::KnownEntryMissing { .. } => {
-                    Exit::VerificationFailed
-                }
-            };
-            Err(CliFailure::new(exit, format!("{}: {}", verify.file.display(), error_chain(&error))))
+    let Verified { entries, head, follows } =
+        audit::verify_all(&verify.files, known).map_err(verification_failure)?;
+    let mut record = vec![("entries", entries.into()), ("head", head.hash.to_string().into())];
+    record.extend(follows.map(|head| ("follows", head.hash.to_string().into())));
+    Ok(record)
+}
+
+fn verification_failure(error: VerifyError) -> CliFailure {
+    fn exit(error: &VerifyError) -> Exit {
+        match error {
+            VerifyError::Unreadable(_) => Exit::Configuration,
+            VerifyError::Broken { .. }
+            | VerifyError::KnownEntryMissing { .. }
+            | VerifyError::NotTheNext { .. } => Exit::VerificationFailed,
+            VerifyError::In { error, .. } => exit(error),
         }
     }
+    CliFailure::new(exit(&error), error_chain(&error))
 }
 
 /// The policy.

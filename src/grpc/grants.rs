@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use crate::authn::Caller;
+use crate::authz::Permit;
 use crate::authz::permit::{
     DescribeGrant, ExchangeOnBehalfOf, ImportGrant, ListGrants, Permitted, RevokeGrant,
 };
 use crate::authz::resource::{GrantsOfTenant, OneGrant, TokenWanted};
 use crate::domain::failure::Failure;
-use crate::domain::id::SubjectId;
+use crate::domain::id::{ClientId, SubjectId};
 use crate::grant::{GrantService, VerifiedAssertion};
-use crate::pipeline::{Call, Pipeline, fields};
+use crate::pipeline::{Call, Claiming, Pipeline, fields};
 use crate::proto::grant_service_server::GrantService as Api;
 use crate::proto::{
     DescribeGrantRequest, DescribeGrantResponse, ExchangeOnBehalfOfRequest, ExchangeOnBehalfOfResponse,
     ImportGrantRequest, ImportGrantResponse, ListGrantsRequest, ListGrantsResponse, RevokeGrantRequest,
     RevokeGrantResponse,
 };
-use crate::secret::RefreshToken;
+use crate::secret::{RefreshToken, UnverifiedAssertion};
 use crate::store::GrantCursor;
 use crate::tenant::TenantService;
 
@@ -44,16 +44,26 @@ impl Api for Grants {
     ) -> Answer<ExchangeOnBehalfOfResponse> {
         let context = context::of(&self.pipeline, &request);
         let (service, tenants) = (self.service.clone(), self.tenants.clone());
-        let verify = |caller: Caller| self.verified(caller, request.into_inner());
-        let exchanged = self.pipeline.call_verified(context, verify, |permit, verified, origin| async move {
-            let tenant = permit.resource().tenant.clone();
-            let exchange = service.exchange(&permit, verified, origin);
-            let (grant, replaced) = match tenants {
-                Some(tenants) => tenants.enrolling(&tenant, exchange).await?,
-                None => exchange.await?,
-            };
-            Ok(ExchangeOnBehalfOfResponse { grant: Some(convert::grant(grant)), replaced })
-        });
+        let convert = || exchange(request.into_inner());
+        let claim = |client: &ClientId, assertion: &UnverifiedAssertion| {
+            self.service.claimed_tenant(client, assertion)
+        };
+        let verify = |permit, assertion| self.verified(permit, assertion);
+        let exchanged = self.pipeline.call_verified(
+            context,
+            convert,
+            claim,
+            verify,
+            |permit, verified, origin| async move {
+                let tenant = permit.resource().tenant.clone();
+                let exchange = service.exchange(&permit, verified, origin);
+                let (grant, replaced) = match tenants {
+                    Some(tenants) => tenants.enrolling(&tenant, exchange).await?,
+                    None => exchange.await?,
+                };
+                Ok(ExchangeOnBehalfOfResponse { grant: Some(convert::grant(grant)), replaced })
+            },
+        );
         answer(exchanged.await)
     }
 
@@ -126,24 +136,17 @@ struct Listing {
 }
 
 impl Grants {
-    /// Checks the fields, then the user's token: it says whose the grant will be.
+    /// Checks the user's token: it says whose the grant will be.
     async fn verified(
         &self,
-        caller: Caller,
-        request: ExchangeOnBehalfOfRequest,
-    ) -> Result<Call<ExchangeOnBehalfOf, VerifiedAssertion>, Failure> {
-        let ExchangeOnBehalfOfRequest { client, user_access_token, scopes, resource, claims_challenge } =
-            request;
-        let assertion = fields::assertion(user_access_token)?;
-        let target = fields::target(&scopes, &resource, &claims_challenge)?;
-        let client = fields::client_id(&client)?;
-        if target.scopes.is_empty() && target.resource.is_none() {
-            return Err(fields::invalid_request("scopes or a resource must be named"));
+        permit: Permit<ExchangeOnBehalfOf>,
+        assertion: UnverifiedAssertion,
+    ) -> Result<(SubjectId, VerifiedAssertion), Failure> {
+        if self.tenants.is_none() {
+            self.service.tenant_exists(&permit).await?;
         }
-        let verified = self.service.verify(&caller, client, assertion).await?;
-        let (tenant, client) = (verified.user.tenant.clone(), verified.client.clone());
-        let subject = verified.user.subject.clone();
-        Ok(Call::about(subject, TokenWanted { tenant, client, target }, verified))
+        let verified = self.service.verify(&permit, assertion).await?;
+        Ok((verified.user.subject.clone(), verified))
     }
 
     fn listing(&self, request: ListGrantsRequest) -> Result<Call<ListGrants, Listing>, Failure> {
@@ -166,6 +169,17 @@ impl Grants {
         };
         Ok(Call::new(resource, Listing { tenant, client, after, size }))
     }
+}
+
+fn exchange(request: ExchangeOnBehalfOfRequest) -> Result<Claiming<UnverifiedAssertion>, Failure> {
+    let ExchangeOnBehalfOfRequest { client, user_access_token, scopes, resource, claims_challenge } = request;
+    let assertion = fields::assertion(user_access_token)?;
+    let target = fields::target(&scopes, &resource, &claims_challenge)?;
+    let client = fields::client_id(&client)?;
+    if target.scopes.is_empty() && target.resource.is_none() {
+        return Err(fields::invalid_request("scopes or a resource must be named"));
+    }
+    Ok(Claiming { client, target, request: assertion })
 }
 
 fn import(request: ImportGrantRequest) -> Result<Call<ImportGrant, (SubjectId, RefreshToken)>, Failure> {

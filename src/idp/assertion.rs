@@ -122,6 +122,16 @@ pub(super) async fn verify(
     check(provider, assertion.expose(), expected, now).await
 }
 
+/// The tenant that a token claims. It proves nothing: whoever made the token
+/// chose it.
+pub(super) fn claimed_tenant(
+    provider: &Provider,
+    assertion: &UnverifiedAssertion,
+) -> Result<TenantId, AssertionError> {
+    let token = Unchecked::read(assertion.expose()).ok_or(AssertionError::Malformed)?;
+    tenant(provider, &token).map_err(AssertionError::Rejected)
+}
+
 /// Says whose tokens an answer of the token endpoint holds. An ID token
 /// decides alone. An access token is meant for somebody else, so its audience
 /// is not asked; that the provider answered this client with it is enough.

@@ -3,8 +3,8 @@
 use crate::authn::Caller;
 use crate::authz::Permitted;
 use crate::domain::failure::Failure;
-use crate::domain::id::SubjectId;
-use crate::domain::scope::ScopeSet;
+use crate::domain::id::{ClientId, SubjectId};
+use crate::domain::scope::{ScopeSet, Target};
 
 /// Who asks, and under which request id.
 #[derive(Debug, Clone)]
@@ -37,6 +37,18 @@ impl<A: Permitted, R> Call<A, R> {
     pub fn about(subject: SubjectId, resource: A::Resource, request: R) -> Self {
         Self { resource, subject: Some(subject), request }
     }
+}
+
+/// A request for a token of a tenant that only a verification will tell: its
+/// fields are checked, and nothing else.
+#[derive(Debug)]
+pub struct Claiming<C> {
+    /// The OAuth client.
+    pub client: ClientId,
+    /// What the token is to be for.
+    pub target: Target,
+    /// What says which tenant, not yet verified.
+    pub request: C,
 }
 
 /// What became of the work, and what is held until its answer is made.

@@ -92,15 +92,11 @@ async fn what_is_recorded_is_the_action_of_the_permit() {
 async fn nobody_learns_nothing_and_makes_nothing_begin() {
     let world = World::new(ALL);
     let begun = AtomicBool::new(false);
-    let verify = |_caller: Caller| {
+    let convert = || {
         begun.store(true, Ordering::Relaxed);
-        future::ready(Err::<Call<ExchangeOnBehalfOf, ()>, _>(invalid()))
+        Err(invalid())
     };
-    let refused = world
-        .pipeline
-        .call_verified(world.nobody("a"), verify, |_, (), _| async { Ok(()) })
-        .await
-        .unwrap_err();
+    let refused = exchange(&world, world.nobody("a"), convert).await.unwrap_err();
     assert_eq!(refused.failure().reason(), Reason::CallerUnidentified);
     assert_eq!(world.entries("a").await, [json!(["outcome", "ExchangeOnBehalfOf", "CALLER_UNIDENTIFIED"])]);
     let convert = || {
@@ -135,9 +131,55 @@ async fn what_is_denied_is_recorded_and_not_done() {
     assert_eq!(denied.failure().reason(), Reason::NotPermitted);
     assert!(!done.load(Ordering::Relaxed));
     for (id, action) in [("a", "RevokeGrant"), ("b", "GetAccessToken")] {
-        let expected = [json!(["request", action, null]), json!(["outcome", action, "NOT_PERMITTED"])];
-        assert_eq!(world.entries(id).await, expected);
+        assert_eq!(world.entries(id).await, [json!(["outcome", action, "NOT_PERMITTED"])]);
     }
+}
+
+#[tokio::test]
+async fn who_may_nothing_learns_nothing_else() {
+    let world = World::new("");
+    let refused = quick(&world, world.context("a"), || Err(invalid())).await.unwrap_err();
+    assert_eq!(refused.failure().reason(), Reason::NotPermitted, "not what is wrong with a field");
+    let refused = exchange(&world, world.context("b"), || Err(invalid())).await.unwrap_err();
+    assert_eq!(refused.failure().reason(), Reason::NotPermitted);
+    let claiming = Claiming { client: grant().client, target: Target::default(), request: () };
+    let refused = exchange(&world, world.context("c"), || Ok(claiming)).await.unwrap_err();
+    assert_eq!(refused.failure().reason(), Reason::NotPermitted, "not what is wrong with its claims");
+}
+
+/// What a caller without rights sends, however much of it.
+#[tokio::test]
+async fn a_flood_of_denied_calls_costs_a_few_short_lines_and_takes_nobody_elses() {
+    let world = World::new(r#"permit(principal == Caller::"spiffe://acme/mail", action, resource);"#);
+    let scopes: Vec<String> = (0..64).map(|n| format!("{n:->490}")).collect();
+    let target = || Target { scopes: ScopeSet::new(&scopes).unwrap(), ..Target::default() };
+    let file = world.directory.path().join("audit.jsonl");
+    let before = std::fs::metadata(&file).unwrap().len();
+    let stranger = || Caller::plain_text(CallerId::new("spiffe://acme/stranger").unwrap());
+    for n in 0..1000 {
+        let context = world.pipeline.context(Ok(stranger()), Some(&format!("s-{n}")));
+        let asked = || Ok(Call::new(TokenWanted { target: target(), ..wanted() }, ()));
+        let denied = quick(&world, context, asked).await.unwrap_err();
+        assert_eq!(denied.failure().reason(), Reason::NotPermitted);
+        if n % 100 == 0 {
+            let id = format!("own-{n}");
+            let convert = || Ok(Call::<CreateTenant, _>::new(acme(), ()));
+            let own = world.pipeline.call(world.context(&id), convert, |_, (), _| async { Ok(()) });
+            own.await.unwrap();
+            assert_eq!(world.entries(&id).await.len(), 2);
+        }
+    }
+    let grown = std::fs::metadata(&file).unwrap().len() - before;
+    assert!(grown < 30_000, "{grown} bytes for calls of 31,000 bytes each");
+    assert_eq!(world.entries("s-9").await.len(), 1);
+    assert_eq!(world.entries("s-10").await.len(), 0);
+    let metrics = world.pipeline.metrics.render();
+    let counted = "obo_vault_calls_total{action=\"GetAccessToken\",reason=\"NOT_PERMITTED\"} 1000";
+    assert!(metrics.contains(counted), "{metrics}");
+    drop(world.pipeline);
+    let log = std::fs::read_to_string(&file).unwrap();
+    assert!(log.contains(r#""count":990"#) && !log.contains("----"), "{log}");
+    crate::audit::verify(&file, None).unwrap();
 }
 
 #[tokio::test]
@@ -154,6 +196,18 @@ impl Kept for Nothing {
     fn granted(&self) -> Option<&ScopeSet> {
         None
     }
+}
+
+/// An exchange whose claims are wrong and whose verification panics.
+async fn exchange(
+    world: &World,
+    context: RequestContext,
+    convert: impl FnOnce() -> Result<Claiming<()>, Failure> + Send,
+) -> Result<(), Refused> {
+    let claim = |_: &ClientId, (): &()| Err(Failure::new(Reason::ClientNotFound, "no such client"));
+    let verify = |_permit: Permit<ExchangeOnBehalfOf>, ()| async { panic!("verified") };
+    let work = |_permit, (), _origin| async { Ok(()) };
+    world.pipeline.call_verified::<_, _, (), _, _, _>(context, convert, claim, verify, work).await
 }
 
 /// A call that panics when its work is begun.

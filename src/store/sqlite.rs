@@ -4,6 +4,7 @@
 //!
 //! - `db`: one writer thread that commits many operations at once, a few
 //!   readers, the settings that make commits durable and deletions real;
+//! - `files`: whether the files are still at their paths;
 //! - `schema`: the tables and their migrations;
 //! - `rows`: rows to domain types and back;
 //! - `tenants`, `grants`, `attempts`, `enrolments`, `rotation`: the operations
@@ -33,6 +34,7 @@ use crate::store::{
 mod attempts;
 mod db;
 mod enrolments;
+mod files;
 mod grants;
 mod keys;
 mod rotation;
@@ -57,7 +59,17 @@ impl SqliteStore {
     /// The file cannot be opened or locked, is newer than this program, or the
     /// settings that make commits durable do not hold.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { db: db::Db::open(path, &schema::TOKENS)? })
+        Ok(Self { db: db::Db::open(path, &schema::TOKENS, None)? })
+    }
+
+    /// The same, beside the keys that its tokens are sealed under: nothing is
+    /// committed any more when a file of either store is not at its path.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_beside(path: &Path, keys: &SqliteKeyStore) -> Result<Self, StoreError> {
+        Ok(Self { db: db::Db::open(path, &schema::TOKENS, Some(&keys.db))? })
     }
 }
 

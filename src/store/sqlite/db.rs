@@ -6,9 +6,8 @@
 //! that many callers share one flush of the disk; an operation is answered
 //! after that commit and never before (rule 2 and rule 6 of the protocol).
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +17,8 @@ use rusqlite_migration::Migrations;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::store::StoreError;
+
+use super::files::{self, Files};
 
 #[expect(clippy::disallowed_types, reason = "the home of SQLite")]
 pub(super) type Connection = rusqlite::Connection;
@@ -40,6 +41,8 @@ pub(super) struct Db {
     thread: Option<thread::JoinHandle<()>>,
     readers: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
+    /// Also for the database that is kept beside this one.
+    files: Arc<Files>,
     _lock: File,
 }
 
@@ -55,28 +58,40 @@ enum Job {
 }
 
 impl Db {
-    pub(super) fn open(path: &Path, migrations: &Migrations<'_>) -> Result<Self, StoreError> {
+    /// Opens the file. Commits are refused when it, or a file of the database
+    /// `beside` it, is not at its path any more.
+    pub(super) fn open(
+        path: &Path,
+        migrations: &Migrations<'_>,
+        beside: Option<&Self>,
+    ) -> Result<Self, StoreError> {
         let failed = |detail: String| StoreError {
             operation: "open",
             detail: format!("{}: {detail}", path.display()),
         };
-        let lock = lock(path).map_err(&failed)?;
-        create_private(path).map_err(|e| failed(e.to_string()))?;
+        let lock = files::lock(path).map_err(&failed)?;
+        files::create_private(path).map_err(|e| failed(e.to_string()))?;
         let mut connection = connect(path, true).map_err(&failed)?;
         migrations.to_latest(&mut connection).map_err(|e| failed(e.to_string()))?;
         let readers =
             (0..READERS).map(|_| connect(path, false)).collect::<Result<Vec<_>, _>>().map_err(&failed)?;
+        let beside = beside.map(|other| Arc::clone(&other.files));
+        let files = Arc::new(Files::find(path, beside).map_err(&failed)?);
 
         let (writer, jobs) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || write_loop(&connection, &jobs))
+            .spawn({
+                let files = Arc::clone(&files);
+                move || write_loop(&connection, &files, &jobs)
+            })
             .map_err(|e| failed(e.to_string()))?;
         Ok(Self {
             writer: Some(writer),
             thread: Some(thread),
             readers: Arc::new(Mutex::new(readers)),
             permits: Arc::new(Semaphore::new(READERS)),
+            files,
             _lock: lock,
         })
     }
@@ -155,32 +170,6 @@ fn gone(operation: &'static str) -> StoreError {
 
 fn failed(operation: &'static str, error: &rusqlite::Error) -> StoreError {
     StoreError { operation, detail: error.to_string() }
-}
-
-/// A second process on the same file would break the protocol of one node.
-fn lock(path: &Path) -> Result<File, String> {
-    let path = PathBuf::from(format!("{}.lock", path.display()));
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|e| format!("cannot open the lock file {}: {e}", path.display()))?;
-    file.try_lock().map_err(|_| "another process has this store open; stop it first".to_owned())?;
-    Ok(file)
-}
-
-/// SQLite gives its log and index files the mode of the main file. One that was
-/// put back from a backup with another mode is made private again.
-fn create_private(path: &Path) -> std::io::Result<()> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-    let mode = file.metadata()?.permissions().mode() & 0o777;
-    if mode != 0o600 {
-        tracing::warn!(file = %path.display(), mode = format!("{mode:o}"), "making a store's file private");
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    Ok(())
 }
 
 /// Opens a connection and reads back every setting it depends on: a build of
@@ -277,7 +266,7 @@ fn in_savepoint<T>(
     }
 }
 
-fn write_loop(connection: &Connection, jobs: &mpsc::Receiver<Job>) {
+fn write_loop(connection: &Connection, files: &Files, jobs: &mpsc::Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
         let mut next = Some(first);
         let mut batch: Vec<Box<dyn Write>> = Vec::new();
@@ -285,23 +274,24 @@ fn write_loop(connection: &Connection, jobs: &mpsc::Receiver<Job>) {
             match job {
                 Job::Write(write) => batch.push(write),
                 Job::Truncate(reply) => {
-                    commit_batch(connection, std::mem::take(&mut batch));
-                    let _ = reply.send(truncate(connection));
+                    commit_batch(connection, files, std::mem::take(&mut batch));
+                    let _ = reply.send(truncate(connection, files));
                 }
             }
             if batch.len() < BATCH {
                 next = jobs.try_recv().ok();
             }
         }
-        commit_batch(connection, batch);
+        commit_batch(connection, files, batch);
     }
 }
 
-fn commit_batch(connection: &Connection, mut batch: Vec<Box<dyn Write>>) {
+fn commit_batch(connection: &Connection, files: &Files, mut batch: Vec<Box<dyn Write>>) {
     if batch.is_empty() {
         return;
     }
-    let mut committed = connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| e.to_string());
+    let begin = || connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| e.to_string());
+    let mut committed = files.check().and_then(|()| begin());
     if committed.is_ok() {
         for write in &mut batch {
             write.run(connection);
@@ -314,6 +304,8 @@ fn commit_batch(connection: &Connection, mut batch: Vec<Box<dyn Write>>) {
     if committed.is_ok() {
         committed = connection.execute_batch("COMMIT").map_err(|e| e.to_string());
     }
+    // What was committed into a file without a name is not durable.
+    committed = committed.and_then(|()| files.check());
     if committed.is_err() && !connection.is_autocommit() {
         // A failed COMMIT leaves the transaction open.
         if let Err(error) = connection.execute_batch("ROLLBACK") {
@@ -325,7 +317,9 @@ fn commit_batch(connection: &Connection, mut batch: Vec<Box<dyn Write>>) {
     }
 }
 
-fn truncate(connection: &Connection) -> Result<bool, StoreError> {
+fn truncate(connection: &Connection, files: &Files) -> Result<bool, StoreError> {
+    // What is at the path now would keep what was deleted.
+    files.check().map_err(|detail| StoreError { operation: "truncate log", detail })?;
     let tried = connection.busy_timeout(TRUNCATE_BUSY).and_then(|()| checkpoint(connection));
     let restored = connection.busy_timeout(BUSY);
     tried.and_then(|truncated| restored.map(|()| truncated)).map_err(|e| failed("truncate log", &e))
@@ -357,7 +351,7 @@ mod tests {
 
     fn open() -> (TempDir, Arc<Db>) {
         let directory = tempfile::tempdir().unwrap();
-        let db = Db::open(&directory.path().join("test.db"), &TABLE).unwrap();
+        let db = Db::open(&directory.path().join("test.db"), &TABLE, None).unwrap();
         (directory, Arc::new(db))
     }
 

@@ -17,7 +17,7 @@ use super::{rows, schema};
 /// Wrapped tenant keys in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteKeyStore {
-    db: Db,
+    pub(super) db: Db,
 }
 
 impl SqliteKeyStore {
@@ -28,7 +28,7 @@ impl SqliteKeyStore {
     ///
     /// As [`super::SqliteStore::open`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { db: Db::open(path, &schema::KEYS)? })
+        Ok(Self { db: Db::open(path, &schema::KEYS, None)? })
     }
 }
 
