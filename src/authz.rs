@@ -12,7 +12,7 @@
 //!
 //! The default is to deny, and whatever goes wrong in a decision denies.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use moka::sync::Cache;
 
@@ -40,8 +40,42 @@ const REMEMBERED_BYTES: u64 = 32 * 1024 * 1024;
 /// since Cedar's time grows with the number of policies and a remembered
 /// answer's does not.
 pub struct Authorizer {
+    in_force: RwLock<Arc<InForce>>,
+}
+
+/// A policy with the decisions it has made: another policy begins without any.
+struct InForce {
+    text: String,
     judge: decide::Judge,
     decisions: Cache<Question, bool>,
+}
+
+impl InForce {
+    fn load(policy_text: &str) -> Result<Self, PolicyError> {
+        let checked = policy::check(policy_text)?;
+        for warning in &checked.summary.warnings {
+            tracing::warn!(%warning, "policy");
+        }
+        let decisions = Cache::builder()
+            .max_capacity(REMEMBERED_BYTES)
+            .weigher(|question: &Question, _| question.weight())
+            .build();
+        let judge = decide::Judge::new(checked.policies);
+        Ok(Self { text: policy_text.to_owned(), judge, decisions })
+    }
+
+    fn permits(&self, question: &Question) -> bool {
+        // There is no end of different claims, so that a caller could push out
+        // everybody else's decisions with them.
+        if question.target.as_ref().is_some_and(|target| target.claims.is_some()) {
+            return self.judge.permits(question);
+        }
+        self.decisions.get(question).unwrap_or_else(|| {
+            let permitted = self.judge.permits(question);
+            self.decisions.insert(question.clone(), permitted);
+            permitted
+        })
+    }
 }
 
 impl Authorizer {
@@ -51,15 +85,26 @@ impl Authorizer {
     ///
     /// All faults of the policy.
     pub fn load(policy_text: &str) -> Result<Self, PolicyError> {
-        let checked = policy::check(policy_text)?;
-        for warning in &checked.summary.warnings {
-            tracing::warn!(%warning, "policy");
+        InForce::load(policy_text).map(|policy| Self { in_force: RwLock::new(Arc::new(policy)) })
+    }
+
+    /// Takes another policy into force, for all decisions from now on; says
+    /// whether it is another.
+    ///
+    /// # Errors
+    ///
+    /// All faults of the policy; the old one stays in force.
+    pub fn replace(&self, policy_text: &str) -> Result<bool, PolicyError> {
+        if self.in_force().text == policy_text {
+            return Ok(false);
         }
-        let decisions = Cache::builder()
-            .max_capacity(REMEMBERED_BYTES)
-            .weigher(|question: &Question, _| question.weight())
-            .build();
-        Ok(Self { judge: decide::Judge::new(checked.policies), decisions })
+        let policy = Arc::new(InForce::load(policy_text)?);
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        Ok(true)
+    }
+
+    fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A permit for the caller to do the action `A`, if the policy in force
@@ -83,16 +128,7 @@ impl Authorizer {
     }
 
     fn permits(&self, question: &Question) -> bool {
-        // There is no end of different claims, so that a caller could push out
-        // everybody else's decisions with them.
-        if question.target.as_ref().is_some_and(|target| target.claims.is_some()) {
-            return self.judge.permits(question);
-        }
-        self.decisions.get(question).unwrap_or_else(|| {
-            let permitted = self.judge.permits(question);
-            self.decisions.insert(question.clone(), permitted);
-            permitted
-        })
+        self.in_force().permits(question)
     }
 }
 
@@ -202,8 +238,9 @@ mod tests {
     }
 
     fn remembered(authorizer: &Authorizer) -> u64 {
-        authorizer.decisions.run_pending_tasks();
-        authorizer.decisions.entry_count()
+        let policy = authorizer.in_force();
+        policy.decisions.run_pending_tasks();
+        policy.decisions.entry_count()
     }
 
     #[test]
@@ -298,6 +335,20 @@ mod tests {
     }
 
     #[test]
+    fn another_policy_decides_anew_and_a_bad_one_changes_nothing() {
+        let authorizer = Authorizer::load(ALL).unwrap();
+        let ok = || authorizer.permit::<GetAccessToken>(&caller(), wanted("acme", "mail", &["a"])).is_ok();
+        assert!(ok());
+        authorizer.replace("permit(").unwrap_err();
+        assert!(ok());
+        assert_eq!(authorizer.replace(ALL), Ok(false));
+        assert_eq!(authorizer.replace(""), Ok(true));
+        assert!(!ok(), "a remembered decision outlived its policy");
+        assert_eq!(authorizer.replace(ALL), Ok(true));
+        assert!(ok());
+    }
+
+    #[test]
     fn a_flood_of_questions_cannot_fill_the_memory() {
         let authorizer = Authorizer::load("").unwrap();
         let scope = "s".repeat(500);
@@ -309,10 +360,10 @@ mod tests {
         let flood = 3 * REMEMBERED_BYTES / u64::from(question.weight());
         for n in 0..flood {
             let tenant = TenantId::new(&n.to_string()).ok();
-            authorizer.decisions.insert(Question { tenant, ..question.clone() }, false);
+            authorizer.in_force().decisions.insert(Question { tenant, ..question.clone() }, false);
         }
         assert!(remembered(&authorizer) < flood / 2);
-        assert!(authorizer.decisions.weighted_size() <= REMEMBERED_BYTES);
+        assert!(authorizer.in_force().decisions.weighted_size() <= REMEMBERED_BYTES);
     }
 
     #[test]
