@@ -27,6 +27,7 @@ mod provider_faults;
 mod purge;
 mod refusal;
 mod relay;
+mod reload;
 mod revoke;
 mod rotation;
 mod secrets;
