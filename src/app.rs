@@ -7,7 +7,9 @@
 //! - `foundations`: what can be checked without making a file: TLS, policy,
 //!   providers, audit log, root key;
 //! - `assembly`: the stores, and the vault's parts put together over them;
-//! - `upkeep`: what a serving vault does by itself.
+//! - `announce`: what the log says of it all;
+//! - `upkeep`: what a serving vault does by itself;
+//! - [`reload`]: renewing what comes from files; `renewals`: what that is.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,9 +29,12 @@ use crate::redeem::Redeemer;
 use crate::schedule::{self, Timetable};
 use crate::shutdown::Shutdown;
 
+mod announce;
 mod assembly;
 mod foundations;
 mod providers;
+pub mod reload;
+mod renewals;
 mod tls;
 mod upkeep;
 
@@ -54,6 +59,21 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+impl StartError {
+    /// Several at once, a line each; at least one.
+    fn all(errors: impl Iterator<Item = Self>) -> Self {
+        let mut lines = errors;
+        let mut first = lines.next().unwrap_or_else(|| Self {
+            doing: "starting".into(),
+            why: "for a reason that was not kept".into(),
+        });
+        for error in lines {
+            first.why.push_str(&format!("\n{error}"));
+        }
+        first
+    }
+}
 
 fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> StartError {
     let doing = doing.into();
@@ -92,6 +112,8 @@ pub struct App {
     services: Services,
     options: grpc::Options,
     upkeep: upkeep::Upkeep,
+    reloader: reload::Reloader,
+    serving: announce::Serving,
     redeemer: Arc<Redeemer>,
     timetable: Timetable,
     metrics: Arc<Counters>,
@@ -137,7 +159,9 @@ impl App {
         ambient: Ambient,
         open: impl FnOnce(&config::Store) -> Result<Stores, StartError>,
     ) -> Result<Self, StartError> {
+        announce::starting(&config);
         let foundations = Foundations::check(&config, &ambient)?;
+        let renewals = renewals::all(&config, &foundations);
         let stores = open(&config.store)?;
         let (security, authorizer) = (foundations.security.clone(), Arc::clone(&foundations.authorizer));
         let vault = Assembly::put_together(&config, &ambient, foundations, stores).await?;
@@ -147,8 +171,15 @@ impl App {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
+        let serving = announce::Serving {
+            metrics: metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
+            tenants: vault.tenants().await?,
+            next_rotation: config.rotation.next_run(ambient.clock.now()),
+        };
         Ok(Self {
             listener: bind(config.server.listen).await?,
+            reloader: vault.reloader(renewals),
+            serving,
             metrics_listener,
             security,
             pipeline: vault.pipeline(authorizer, &ambient)?,
@@ -170,6 +201,13 @@ impl App {
             clock: ambient.clock,
             drain: config.server.drain,
         })
+    }
+
+    /// Everything that [`App::build`] would refuse, as far as that shows without
+    /// writing anything, binding a port or sending anything.
+    #[must_use]
+    pub fn check(config: &Config, ambient: &Ambient) -> Vec<StartError> {
+        foundations::faults(config, ambient)
     }
 
     /// Where the API is served.
@@ -200,6 +238,7 @@ impl App {
         .await
         .map_err(because("setting up the schedule"))?;
         let upkeep = tokio::spawn(self.upkeep.run(health, shutdown.clone()));
+        tokio::spawn(self.reloader.run(shutdown.clone()));
         // A rotation would go on sending, and its watchers stay connected.
         let (rotation, stopping) = (self.services.rotation.clone(), shutdown.clone());
         tokio::spawn(async move {
@@ -210,7 +249,7 @@ impl App {
             tokio::spawn(upkeep::serve_metrics(listener, self.metrics, shutdown.clone()));
         }
 
-        tracing::info!(address = %address, "serving");
+        self.serving.tell(address);
         let connections = listen::connections(self.listener, self.security);
         let stopping = shutdown.clone();
         let serving =

@@ -100,6 +100,16 @@ impl AuditLog {
         }
     }
 
+    /// Whether the file could be continued, as far as that shows without writing
+    /// to it. One that is not there can be.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or does not end in an unbroken entry.
+    pub fn check(path: &Path) -> Result<(), AuditError> {
+        file::check(path)
+    }
+
     fn start(committer: Committer) -> Result<Self, AuditError> {
         let committer = Arc::new(committer);
         let thread = std::thread::Builder::new()

@@ -13,7 +13,7 @@
 //!
 //! The default is to deny, and whatever goes wrong in a decision denies.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use moka::sync::Cache;
 
@@ -45,6 +45,12 @@ const REMEMBERED_CALLERS: u64 = 20_000;
 /// since Cedar's time grows with the number of policies and a remembered
 /// answer's does not.
 pub struct Authorizer {
+    in_force: RwLock<Arc<InForce>>,
+}
+
+/// A policy with the decisions it has made: another policy begins without any.
+struct InForce {
+    text: String,
     judge: decide::Judge,
     decisions: Cache<Question, bool>,
     /// Whether a caller may do an action at all, so that who may not costs the
@@ -52,13 +58,8 @@ pub struct Authorizer {
     at_all: Cache<(CallerId, Action), bool>,
 }
 
-impl Authorizer {
-    /// Takes a policy into force.
-    ///
-    /// # Errors
-    ///
-    /// All faults of the policy.
-    pub fn load(policy_text: &str) -> Result<Self, PolicyError> {
+impl InForce {
+    fn load(policy_text: &str) -> Result<Self, PolicyError> {
         let checked = policy::check(policy_text)?;
         for warning in &checked.summary.warnings {
             tracing::warn!(%warning, "policy");
@@ -68,7 +69,51 @@ impl Authorizer {
             .weigher(|question: &Question, _| question.weight())
             .build();
         let at_all = Cache::builder().max_capacity(REMEMBERED_CALLERS).build();
-        Ok(Self { judge: decide::Judge::new(checked.policies), decisions, at_all })
+        let judge = decide::Judge::new(checked.policies);
+        Ok(Self { text: policy_text.to_owned(), judge, decisions, at_all })
+    }
+
+    fn permits(&self, question: &Question) -> bool {
+        // There is no end of different claims, so that a caller could push out
+        // everybody else's decisions with them.
+        if question.target.as_ref().is_some_and(|target| target.claims.is_some()) {
+            return self.judge.permits(question);
+        }
+        self.decisions.get(question).unwrap_or_else(|| {
+            let permitted = self.judge.permits(question);
+            self.decisions.insert(question.clone(), permitted);
+            permitted
+        })
+    }
+}
+
+impl Authorizer {
+    /// Takes a policy into force.
+    ///
+    /// # Errors
+    ///
+    /// All faults of the policy.
+    pub fn load(policy_text: &str) -> Result<Self, PolicyError> {
+        InForce::load(policy_text).map(|policy| Self { in_force: RwLock::new(Arc::new(policy)) })
+    }
+
+    /// Takes another policy into force, for all decisions from now on; says
+    /// whether it is another.
+    ///
+    /// # Errors
+    ///
+    /// All faults of the policy; the old one stays in force.
+    pub fn replace(&self, policy_text: &str) -> Result<bool, PolicyError> {
+        if self.in_force().text == policy_text {
+            return Ok(false);
+        }
+        let policy = Arc::new(InForce::load(policy_text)?);
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        Ok(true)
+    }
+
+    fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether the policy in force permits the caller the action `A` on anything
@@ -79,9 +124,10 @@ impl Authorizer {
     /// When it does not, whatever is asked for.
     pub fn permits_at_all<A: Permitted>(&self, caller: &Caller) -> Result<(), Denied> {
         let key = (caller.id().clone(), A::ACTION);
-        let permitted = self.at_all.get(&key).unwrap_or_else(|| {
-            let permitted = self.judge.might_permit(&key.0, key.1, None);
-            self.at_all.insert(key.clone(), permitted);
+        let policy = self.in_force();
+        let permitted = policy.at_all.get(&key).unwrap_or_else(|| {
+            let permitted = policy.judge.might_permit(&key.0, key.1, None);
+            policy.at_all.insert(key.clone(), permitted);
             permitted
         });
         if permitted { Ok(()) } else { Err(Denied { caller: key.0, action: key.1 }) }
@@ -102,7 +148,7 @@ impl Authorizer {
     ) -> Result<(), Denied> {
         self.permits_at_all::<A>(caller)?;
         let named = Named { tenant: None, client: Some(client), target: Some(target) };
-        if self.judge.might_permit(caller.id(), A::ACTION, Some(named)) {
+        if self.in_force().judge.might_permit(caller.id(), A::ACTION, Some(named)) {
             return Ok(());
         }
         Err(Denied { caller: caller.id().clone(), action: A::ACTION })
@@ -130,16 +176,7 @@ impl Authorizer {
     }
 
     fn permits(&self, question: &Question) -> bool {
-        // There is no end of different claims, so that a caller could push out
-        // everybody else's decisions with them.
-        if question.target.as_ref().is_some_and(|target| target.claims.is_some()) {
-            return self.judge.permits(question);
-        }
-        self.decisions.get(question).unwrap_or_else(|| {
-            let permitted = self.judge.permits(question);
-            self.decisions.insert(question.clone(), permitted);
-            permitted
-        })
+        self.in_force().permits(question)
     }
 }
 
@@ -249,8 +286,9 @@ mod tests {
     }
 
     fn remembered(authorizer: &Authorizer) -> u64 {
-        authorizer.decisions.run_pending_tasks();
-        authorizer.decisions.entry_count()
+        let policy = authorizer.in_force();
+        policy.decisions.run_pending_tasks();
+        policy.decisions.entry_count()
     }
 
     #[test]
@@ -322,7 +360,7 @@ mod tests {
                     at(Action::PurgeTenantNow, one.named()),
                     at(Action::RunRotation, WholeVault.named()),
                 ] {
-                    let at_all = authorizer.judge.might_permit(&caller, question.action, None);
+                    let at_all = authorizer.in_force().judge.might_permit(&caller, question.action, None);
                     assert!(at_all || !authorizer.permits(&question), "{question:?}");
                 }
             }
@@ -403,6 +441,20 @@ mod tests {
     }
 
     #[test]
+    fn another_policy_decides_anew_and_a_bad_one_changes_nothing() {
+        let authorizer = Authorizer::load(ALL).unwrap();
+        let ok = || authorizer.permit::<GetAccessToken>(&caller(), wanted("acme", "mail", &["a"])).is_ok();
+        assert!(ok());
+        authorizer.replace("permit(").unwrap_err();
+        assert!(ok());
+        assert_eq!(authorizer.replace(ALL), Ok(false));
+        assert_eq!(authorizer.replace(""), Ok(true));
+        assert!(!ok(), "a remembered decision outlived its policy");
+        assert_eq!(authorizer.replace(ALL), Ok(true));
+        assert!(ok());
+    }
+
+    #[test]
     fn a_flood_of_questions_cannot_fill_the_memory() {
         let authorizer = Authorizer::load("").unwrap();
         let scope = "s".repeat(500);
@@ -414,10 +466,10 @@ mod tests {
         let flood = 3 * REMEMBERED_BYTES / u64::from(question.weight());
         for n in 0..flood {
             let tenant = TenantId::new(&n.to_string()).ok();
-            authorizer.decisions.insert(Question { tenant, ..question.clone() }, false);
+            authorizer.in_force().decisions.insert(Question { tenant, ..question.clone() }, false);
         }
         assert!(remembered(&authorizer) < flood / 2);
-        assert!(authorizer.decisions.weighted_size() <= REMEMBERED_BYTES);
+        assert!(authorizer.in_force().decisions.weighted_size() <= REMEMBERED_BYTES);
     }
 
     #[test]

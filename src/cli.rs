@@ -9,8 +9,8 @@
 //!
 //! - over the API: [`token`], [`grant`], [`tenant`], [`rotation`], with the
 //!   connection in [`api`];
-//! - on this machine: [`init`], and [`local`] with serve, demo, audit verify
-//!   and policy check;
+//! - on this machine: [`init`], and [`local`] with serve, config check, demo,
+//!   audit verify and policy check;
 //! - [`failure`]: what went wrong, as text and as exit code;
 //! - [`output`]: the only place that prints.
 
@@ -114,6 +114,9 @@ enum Command {
     /// Check an audit log.
     #[command(subcommand)]
     Audit(local::Audit),
+    /// Check a configuration.
+    #[command(subcommand)]
+    Config(local::Configuration),
     /// Check a policy.
     #[command(subcommand)]
     Policy(local::Policy),
@@ -131,6 +134,9 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let exit = match execute(cli.command).await.and_then(|shown| output::show(cli.output, &shown)) {
         Ok(()) => Exit::Ok,
         Err(failure) => {
+            if let Some(Err(failure)) = failure.shown().map(|shown| output::show(cli.output, shown)) {
+                output::fail(&failure);
+            }
             output::fail(&failure);
             failure.exit()
         }
@@ -156,6 +162,7 @@ async fn execute(command: Command) -> Result<Shown, CliFailure> {
         Command::Tenant(tenant) => tenant.run().await,
         Command::Rotation(rotation) => rotation.run().await,
         Command::Audit(audit) => audit.run(),
+        Command::Config(configuration) => configuration.run(),
         Command::Policy(policy) => policy.run(),
     }
 }

@@ -17,11 +17,15 @@
 //!   [`log`];
 //! - [`fault`]: what is wrong with a configuration;
 //! - `source` merges file and environment, `table` walks the result, `parse`
-//!   checks single values, `file` checks the files they name.
+//!   checks single values, `file` checks the files they name;
+//! - `sense` finds what is well-formed and cannot work, `same` settings that name
+//!   one file;
+//! - `settings`: which settings differ between two readings.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::id::ClientId;
 use crate::idp::{ClientSpec, ProviderSpec};
 
@@ -34,17 +38,22 @@ pub mod log;
 mod parse;
 mod provider;
 pub mod rotation;
+mod same;
+mod sense;
 pub mod server;
+mod settings;
 mod source;
 pub mod storage;
 mod table;
 
 pub use cache::Cache;
+pub use client::ClientFiles;
 pub use fault::{ConfigFaults, Fault};
 pub use imports::Imports;
 pub use log::{Log, LogFormat};
 pub use rotation::Rotation;
 pub use server::{Server, Transport};
+pub use settings::Settings;
 pub use storage::{Audit, Durability, Keys, Store, Tenants};
 
 use table::{Faults, Table};
@@ -78,6 +87,16 @@ pub struct Config {
     pub clients: BTreeMap<ClientId, ClientSpec>,
     /// The log.
     pub log: Log,
+    /// The file of the configuration itself.
+    pub file: PathBuf,
+    /// The files of the clients' credentials, where these are in files.
+    pub client_files: BTreeMap<ClientId, ClientFiles>,
+    /// The files of the providers' authorities, where they have their own.
+    pub provider_ca_files: BTreeMap<String, PathBuf>,
+    /// What works and is hardly meant.
+    pub warnings: Vec<Fault>,
+    /// All of it as it was read, to be compared with a later reading.
+    pub settings: Settings,
 }
 
 /// Environment variables, as far as they are text.
@@ -99,16 +118,35 @@ impl Config {
     ///
     /// Everything that is wrong with them.
     pub fn load_with(path: &Path, environment: &Environment) -> Result<Self, ConfigFaults> {
-        let entries = source::merge(path, environment)?;
+        Self::load_at(path, environment, SystemClock::new().now())
+    }
+
+    /// The same at a time, on which it depends whether a certificate is valid and
+    /// a schedule has a next run.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them.
+    pub fn load_at(path: &Path, environment: &Environment, now: Timestamp) -> Result<Self, ConfigFaults> {
         let faults = Faults::default();
+        let merged = source::merge(path, environment, &faults)?;
+        faults.note_file("the configuration", path, same::Use::Alone);
+        let settings = Settings::of(&merged.entries);
         let base = path.parent().unwrap_or(Path::new(""));
-        let root = Table::root(entries, base, environment, &faults);
-        let config = read(root);
+        let root = Table::root(merged.entries, base, environment, &merged.variables, &faults);
+        let mut config = read(root, path, settings);
+        for (setting, what) in same::faults(&faults.files()) {
+            faults.add(setting, what);
+        }
+        if let Some(config) = &mut config {
+            sense::check(config, now, &faults);
+            config.warnings = faults.warnings();
+        }
         faults.into_result(config)
     }
 }
 
-fn read(mut root: Table<'_>) -> Option<Config> {
+fn read(mut root: Table<'_>, path: &Path, settings: Settings) -> Option<Config> {
     let server = root.section("server", server::read);
     let store = root.section("store", storage::read_store);
     let root_key_file = root.section("root_key", storage::read_root_key);
@@ -124,18 +162,31 @@ fn read(mut root: Table<'_>) -> Option<Config> {
     // A client may name a provider that has faults of its own; only a name that
     // is not there at all is the client's fault.
     let provider_names = root.keys_of("providers");
+    if provider_names.is_empty() {
+        root.fault("providers", "there is none: say in [providers.<name>] where users' tokens come from");
+    }
     let providers = root.named("providers", |name, table| {
         let name = parse::name(name).map_err(|what| table.fault("", what)).ok();
         let provider = provider::read(name, table)?;
-        Some((provider.name.clone(), provider))
+        Some((provider.spec.name.clone(), provider))
     });
+    if root.keys_of("clients").is_empty() {
+        root.fault(
+            "clients",
+            "there is none: say in [clients.<name>] as which OAuth client the vault speaks",
+        );
+    }
     let clients = root.named("clients", |name, table| {
         let id = ClientId::new(name).map_err(|e| table.fault("", e.to_string())).ok();
         let client = client::read(id, table, &provider_names)?;
-        Some((client.id.clone(), client))
+        Some((client.spec.id.clone(), client))
     });
     root.finish();
 
+    let ca_file = |(name, read): (&String, &provider::Read)| Some((name.clone(), read.ca_file.clone()?));
+    let provider_ca_files = providers.iter().filter_map(ca_file).collect();
+    let files = |(id, read): (&ClientId, &client::Read)| Some((id.clone(), read.files.clone()?));
+    let client_files = clients.iter().filter_map(files).collect();
     Some(Config {
         server: server?,
         store: store?,
@@ -147,13 +198,29 @@ fn read(mut root: Table<'_>) -> Option<Config> {
         cache: cache?,
         imports: imports?,
         rotation: rotation?,
-        providers,
-        clients,
+        providers: providers.into_iter().map(|(name, read)| (name, read.spec)).collect(),
+        clients: clients.into_iter().map(|(id, read)| (id, read.spec)).collect(),
         log: log?,
+        file: path.into(),
+        client_files,
+        provider_ca_files,
+        warnings: Vec::new(),
+        settings,
     })
 }
 
-fn process_environment() -> Environment {
+/// Reads a file that the vault trusts and that holds no secret.
+///
+/// # Errors
+///
+/// It cannot be read, is empty, or can be changed by others.
+pub fn read_trusted(path: &Path) -> Result<String, String> {
+    file::read(path)
+}
+
+/// The environment of this process.
+#[must_use]
+pub fn process_environment() -> Environment {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()

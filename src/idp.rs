@@ -20,6 +20,7 @@
 //! - `keys`: the provider's published keys; `jwks`: a set of them as it comes;
 //!   `places`, `bounds`: what strangers can make of them; `provider`: what its
 //!   clients share;
+//! - `validity`: credentials and authorities before they come into force;
 //! - `token`: a user's token taken apart, and of what kind it is;
 //! - `assertion`: whose token is this.
 
@@ -44,11 +45,12 @@ mod spec;
 #[cfg(test)]
 mod testing;
 mod token;
+mod validity;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::clock::{SharedClock, Timestamp};
@@ -67,6 +69,7 @@ pub use spec::{
     Budget, ClientAuth, ClientSpec, IdpConfigError, ProviderSpec, SigningAlg, TenantRule, check_endpoint,
     check_issuer,
 };
+pub use validity::{check_authorities, check_credentials};
 pub use wire::{Exchange, Prepared};
 
 use keys::PublishedKeys;
@@ -121,7 +124,7 @@ impl Idp {
                     let client = Client {
                         id: id.clone(),
                         client_id: client_id.clone(),
-                        credentials,
+                        credentials: RwLock::new(Arc::new(credentials)),
                         declares_cp1: *declares_cp1,
                         provider: Arc::clone(provider),
                         clock: clock.clone(),
@@ -140,6 +143,20 @@ impl Idp {
         self.clients.get(id)
     }
 
+    /// Takes other authorities of a provider into force, for connections from
+    /// now on.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be used, or no client has such a provider; the old ones
+    /// stay.
+    pub fn renew_authorities(&self, provider: &str, pem: &[u8], now: Timestamp) -> Result<(), String> {
+        check_authorities(pem, now)?;
+        let provider = self.clients.values().find(|client| client.provider_name() == provider);
+        let provider = &provider.ok_or("belongs to a provider without clients")?.provider;
+        provider.http.renew(Some(pem), provider.spec.uses_tls())
+    }
+
     /// All clients, by name.
     pub fn clients(&self) -> impl Iterator<Item = &Arc<Client>> {
         self.clients.values()
@@ -150,7 +167,8 @@ impl Idp {
 pub struct Client {
     id: ClientId,
     client_id: String,
-    credentials: Credentials,
+    /// Exchanged as a whole when their files change.
+    credentials: RwLock<Arc<Credentials>>,
     declares_cp1: bool,
     provider: Arc<Provider>,
     clock: SharedClock,
@@ -162,6 +180,23 @@ impl Client {
     #[must_use]
     pub fn id(&self) -> &ClientId {
         &self.id
+    }
+
+    /// Takes other credentials of the same kind into force, for requests that are
+    /// built from now on.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be used; the old ones stay.
+    pub fn renew_credentials(&self, auth: &ClientAuth, now: Timestamp) -> Result<(), String> {
+        check_credentials(auth, &self.client_id, now)?;
+        let credentials = Arc::new(Credentials::load(auth, &self.client_id)?);
+        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = credentials;
+        Ok(())
+    }
+
+    fn credentials(&self) -> Arc<Credentials> {
+        Arc::clone(&self.credentials.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How its provider behaves.
@@ -192,7 +227,7 @@ impl Client {
     /// `send_by`, tolerance included. `None`: never.
     #[must_use]
     pub fn fenced_at(&self, send_by: Timestamp) -> Option<Timestamp> {
-        self.credentials.fenced_at(send_by, self.profile().assertion_tolerance)
+        self.credentials().fenced_at(send_by, self.profile().assertion_tolerance)
     }
 
     /// Builds the whole request. No I/O.
@@ -208,8 +243,12 @@ impl Client {
         proof: Proof,
     ) -> Result<Prepared, PrepareError> {
         let endpoint = self.provider.spec.token_endpoint(tenant);
-        let proven =
-            self.credentials.prove(&self.client_id, &endpoint, proof, self.profile().assertion_tolerance)?;
+        let proven = self.credentials().prove(
+            &self.client_id,
+            &endpoint,
+            proof,
+            self.profile().assertion_tolerance,
+        )?;
         let request_id = entropy::uuid(self.entropy.as_ref()).map_err(|_| PrepareError::NoEntropy)?;
         let habits = wire::Habits {
             declares_cp1: self.declares_cp1,
@@ -309,7 +348,7 @@ impl Client {
         // RFC 7523 section 3 wants the token endpoint as the audience, here too.
         let audience = self.provider.spec.token_endpoint(tenant);
         let prepared = self
-            .credentials
+            .credentials()
             .prove(&self.client_id, &audience, proof, self.profile().assertion_tolerance)
             .and_then(|proven| wire::revocation_request(endpoint, &self.client_id, token, proven, request_id))
             .map_err(|error| error.to_string())?;
@@ -328,7 +367,7 @@ impl fmt::Debug for Client {
         f.debug_struct("Client")
             .field("id", &self.id)
             .field("provider", &self.provider.spec.name)
-            .field("credentials", &self.credentials)
+            .field("credentials", &self.credentials())
             .finish_non_exhaustive()
     }
 }
@@ -381,6 +420,26 @@ mod tests {
         assert_eq!(mail.issuer(&tenant()).as_str(), "https://login.example/t1/v2.0");
         assert!(idp.client(&ClientId::new("mai").unwrap()).is_none());
         assert!(!format!("{idp:?}").contains("s3cr"));
+    }
+
+    #[test]
+    fn credentials_are_renewed_or_the_old_ones_stay() {
+        let client = ready(provider("https://login.example"), post_client(), SystemClock::shared());
+        let sent = || {
+            let token = RefreshToken::new("r".into());
+            let target = crate::domain::scope::Target::default();
+            let proof = Proof { now: Timestamp(0), send_by: Timestamp(0), jti: "j".into() };
+            let exchange = Exchange::Refresh { token: &token, target: &target };
+            client.prepare(&tenant(), exchange, proof).unwrap().body.to_string()
+        };
+        assert!(sent().contains("s3cr"));
+        let secret = |text: &str| ClientAuth::SecretPost(ClientSecret::new(text.into()));
+        for bad in ["", "two\nlines"] {
+            client.renew_credentials(&secret(bad), Timestamp(0)).unwrap_err();
+            assert!(sent().contains("s3cr"));
+        }
+        client.renew_credentials(&secret("fresh"), Timestamp(0)).unwrap();
+        assert!(sent().contains("fresh"));
     }
 
     /// The exchange has to run in a task of its own.

@@ -6,7 +6,8 @@
 //! `tests/architecture.rs`):
 //!
 //! - terms, and the redemption protocol as pure functions: [`domain`]; beside it
-//!   [`secret`], [`clock`], [`entropy`], [`metrics`], [`place`] and [`shutdown`];
+//!   [`secret`], [`clock`], [`entropy`], [`file_access`], [`metrics`], [`place`] and
+//!   [`shutdown`];
 //! - pure cryptography: [`seal`];
 //! - ports and their adapters: [`store`], [`idp`], [`authn`], [`authz`];
 //! - capabilities with state: [`keyring`], [`audit`];
@@ -31,6 +32,7 @@ pub mod config;
 pub mod demo;
 pub mod domain;
 pub mod entropy;
+pub mod file_access;
 pub mod grant;
 pub mod grpc;
 pub mod idp;

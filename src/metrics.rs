@@ -55,6 +55,9 @@ pub struct Counters {
     clients_rejected: AtomicU64,
     calls: Calls,
     rotation_last_success: AtomicI64,
+    reloads_failed: AtomicU64,
+    reloads_failing: AtomicI64,
+    reload_last_success: AtomicI64,
 }
 
 impl Counters {
@@ -132,6 +135,21 @@ impl Counters {
         add_one(&self.rotations_failed);
     }
 
+    /// What a file says now could not be taken into force; the old is kept.
+    pub fn reload_failed(&self) {
+        add_one(&self.reloads_failed);
+    }
+
+    /// How many things are in force that are older than their files.
+    pub fn reloads_failing(&self, count: usize) {
+        self.reloads_failing.store(i64::try_from(count).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Files were looked at again, and what they say is in force.
+    pub fn reload_succeeded(&self, at: Timestamp) {
+        self.reload_last_success.store(at.unix_seconds(), Ordering::Relaxed);
+    }
+
     /// A provider rejected the vault's own client credentials.
     pub fn client_rejected(&self) {
         add_one(&self.clients_rejected);
@@ -187,6 +205,11 @@ impl Counters {
                 &self.rotations_failed,
                 "Steps of the rotation job that failed; each is tried again.",
             ),
+            (
+                "reloads_failed_total",
+                &self.reloads_failed,
+                "Changed files that could not be taken into force; the old is kept.",
+            ),
         ] {
             head(&mut text, name, "counter", help);
             let _ = writeln!(text, "obo_vault_{name} {}", counter.load(Ordering::Relaxed));
@@ -209,7 +232,17 @@ impl Counters {
                 }
             }
         }
-        for (name, time, help) in [
+        for (name, value, help) in [
+            (
+                "reloads_failing",
+                &self.reloads_failing,
+                "Things in force that are older than their files, which cannot be used.",
+            ),
+            (
+                "reload_last_success_timestamp_seconds",
+                &self.reload_last_success,
+                "Last time at which a file that was looked at again came into force; 0: none yet.",
+            ),
             (
                 "scheduler_last_tick_timestamp_seconds",
                 &self.scheduler_last_tick,
@@ -222,7 +255,7 @@ impl Counters {
             ),
         ] {
             head(&mut text, name, "gauge", help);
-            let _ = writeln!(text, "obo_vault_{name} {}", time.load(Ordering::Relaxed));
+            let _ = writeln!(text, "obo_vault_{name} {}", value.load(Ordering::Relaxed));
         }
         text
     }
@@ -285,6 +318,9 @@ mod tests {
         count(&|counters| counters.call(Action::GetAccessToken, Some(Reason::GrantLost)));
         count(&|counters| counters.call(Action::ALL[Action::ALL.len() - 1], Some(Reason::ALL[0])));
         counters.rotation_succeeded(Timestamp(1_700_000_060_000));
+        counters.reload_failed();
+        counters.reloads_failing(17);
+        counters.reload_succeeded(Timestamp(1_700_000_120_000));
         let text = counters.render();
         let idle: Vec<_> = text.lines().filter(|line| line.ends_with(" 0")).collect();
         assert!(idle.is_empty(), "not counted here: {idle:?}");

@@ -40,6 +40,7 @@ fn the_help_of_every_command() {
         &["rotation", "run"],
         &["rotation", "show"],
         &["audit", "verify"],
+        &["config", "check"],
         &["policy", "check"],
     ];
     let mut text = String::new();

@@ -24,8 +24,9 @@ use crate::tenant::TenantService;
 use crate::token::TokenService;
 
 use super::foundations::Foundations;
+use super::reload::{Reloadable, Reloader};
 use super::upkeep::Upkeep;
-use super::{Ambient, StartError, because};
+use super::{Ambient, StartError, announce, because};
 
 /// Where a vault keeps what it keeps.
 pub struct Stores {
@@ -176,6 +177,20 @@ impl Assembly {
     /// Page tokens, the same for every process of the deployment.
     pub(super) fn pages(&self) -> Pages {
         Pages::new(*self.deployment.as_bytes())
+    }
+
+    /// How many tenants it has.
+    pub(super) async fn tenants(&self) -> Result<usize, StartError> {
+        announce::tenants(&*self.store).await.map_err(because("counting the tenants"))
+    }
+
+    pub(super) fn reloader(&self, items: Vec<Box<dyn Reloadable>>) -> Reloader {
+        Reloader::new(
+            items,
+            Arc::clone(&self.clock),
+            Arc::clone(&self.metrics),
+            Some(Arc::clone(&self.audit)),
+        )
     }
 
     pub(super) fn upkeep(&self) -> Upkeep {

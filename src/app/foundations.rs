@@ -1,6 +1,7 @@
 //! What can be checked before the vault's databases are touched.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::grpc::listen;
 use crate::idp::Idp;
 use crate::keyring::FileRootKey;
 
-use super::{Ambient, StartError, because, providers, tls};
+use super::{Ambient, StartError, because, failed, providers, tls};
 
 /// The parts that need no store.
 pub(super) struct Foundations {
@@ -24,20 +25,72 @@ pub(super) struct Foundations {
 }
 
 impl Foundations {
+    /// Checks all of them, so that what is wrong is said at once; the audit log,
+    /// which is written to, is opened last and where nothing else is wrong.
     pub(super) fn check(config: &Config, ambient: &Ambient) -> Result<Self, StartError> {
-        Ok(Self {
-            security: tls::security(&config.server.transport)?,
-            authorizer: Arc::new(load_policy(&config.policy_file)?),
-            idp: Arc::new(providers::build(config, &ambient.clock, &ambient.entropy)?),
-            audit: open_audit(&config.audit, &ambient.clock)?,
-            root: FileRootKey::load(&config.root_key_file).map_err(because("reading the root key"))?,
-        })
+        let security = tls::security(&config.server.transport);
+        let authorizer = load_policy(&config.policy_file);
+        let idp = providers::build(config, &ambient.clock, &ambient.entropy);
+        let root = load_root_key(&config.root_key_file);
+        match (security, authorizer, idp, root) {
+            (Ok(security), Ok(authorizer), Ok(idp), Ok(root)) => Ok(Self {
+                security,
+                authorizer: Arc::new(authorizer),
+                idp: Arc::new(idp),
+                audit: open_audit(&config.audit, &ambient.clock)?,
+                root,
+            }),
+            (security, authorizer, idp, root) => {
+                let errors = [security.err(), authorizer.err(), idp.err(), root.err()];
+                Err(StartError::all(errors.into_iter().flatten()))
+            }
+        }
+    }
+}
+
+/// Everything that [`Foundations::check`] would refuse, and what else shows
+/// without writing: the audit log and the stores are looked at and not opened.
+pub(super) fn faults(config: &Config, ambient: &Ambient) -> Vec<StartError> {
+    let audit = &config.audit.file;
+    let looks = [
+        tls::security(&config.server.transport).err(),
+        load_policy(&config.policy_file).err(),
+        providers::build(config, &ambient.clock, &ambient.entropy).err(),
+        load_root_key(&config.root_key_file).err(),
+        AuditLog::check(audit).map_err(because(format!("reading the audit log {}", audit.display()))).err(),
+        look_at_store(&config.store.path).err(),
+        look_at_store(&config.store.key_path).err(),
+    ];
+    looks.into_iter().flatten().collect()
+}
+
+fn load_root_key(path: &Path) -> Result<FileRootKey, StartError> {
+    FileRootKey::load(path).map_err(because("reading the root key"))
+}
+
+/// Whether a file that is there is a database. It is not opened: that would make
+/// files beside it.
+fn look_at_store(path: &Path) -> Result<(), StartError> {
+    const MAGIC: &[u8] = b"SQLite format 3\0";
+    let doing = || format!("reading the store {}", path.display());
+    let mut start = Vec::new();
+    let read = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.and_then(|file| file.take(16).read_to_end(&mut start)),
+    };
+    read.map_err(because(doing()))?;
+    if start.is_empty() || start == MAGIC {
+        Ok(())
+    } else {
+        Err(failed(doing())(
+            "it is no SQLite database: name another file, or restore it from its backup".into(),
+        ))
     }
 }
 
 fn load_policy(path: &Path) -> Result<Authorizer, StartError> {
     let doing = || format!("loading the policy {}", path.display());
-    let text = fs::read_to_string(path).map_err(because(doing()))?;
+    let text = config::read_trusted(path).map_err(failed(doing()))?;
     Authorizer::load(&text).map_err(because(doing()))
 }
 

@@ -52,6 +52,17 @@ pub(super) fn open(path: &Path) -> Result<Opened, AuditError> {
     Ok(Opened { sink: FileSink { file, place }, head, length: good_length, cut_bytes: length - good_length })
 }
 
+/// Reads the end of the file as [`open`] does, and changes nothing.
+pub(super) fn check(path: &Path) -> Result<(), AuditError> {
+    let io = |source| AuditError::Io { doing: "reading the file", source };
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(io)?,
+    };
+    let length = file.metadata().map_err(io)?.len();
+    if length == 0 { Ok(()) } else { find_end(&mut file, length).map(drop) }
+}
+
 pub(super) struct FileSink {
     // The lock is on the open file and goes with it.
     file: File,

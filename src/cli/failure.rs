@@ -13,24 +13,37 @@ use crate::proto::InteractionRequired;
 
 use super::Exit;
 use super::harmless::harmless;
+use super::output::Shown;
 
 /// A command that failed.
 #[derive(Debug)]
 pub struct CliFailure {
     exit: Exit,
     lines: Vec<String>,
+    shown: Option<Shown>,
 }
 
 impl CliFailure {
     /// A failure with its text.
     pub(super) fn new(exit: Exit, what: impl fmt::Display) -> Self {
-        Self { exit, lines: vec![what.to_string()] }
+        Self { exit, lines: vec![what.to_string()], shown: None }
     }
 
     /// Adds a line of advice.
     pub(super) fn advice(mut self, line: impl Into<String>) -> Self {
         self.lines.push(line.into());
         self
+    }
+
+    /// Adds a result that is shown although the command failed.
+    pub(super) fn with(mut self, shown: Shown) -> Self {
+        self.shown = Some(shown);
+        self
+    }
+
+    /// The result that is shown although the command failed.
+    pub(super) fn shown(&self) -> Option<&Shown> {
+        self.shown.as_ref()
     }
 
     /// The exit code.

@@ -1,16 +1,17 @@
 //! The commands that work on this machine and not over the API: `serve`,
-//! `demo`, `audit verify`, `policy check`.
+//! `config check`, `demo`, `audit verify`, `policy check`.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Subcommand};
-#[cfg(feature = "demo")]
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app;
+use crate::app::{self, Ambient, App};
 use crate::audit::{self, Verified, VerifyError};
 use crate::authz;
-use crate::config::Config;
+use crate::config::{Config, Fault};
 #[cfg(feature = "demo")]
 use crate::config::{Log, LogFormat};
 #[cfg(feature = "demo")]
@@ -23,26 +24,50 @@ use super::Exit;
 use super::failure::CliFailure;
 use super::output::{Record, Shown};
 
-/// Serves the API.
+/// Which configuration.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub struct ConfigFile {
     /// The configuration file.
     #[arg(
         long,
         value_name = "FILE",
         env = "OBO_VAULT_CONFIG",
         hide_env_values = true,
-        default_value = "obo-vault.toml"
+        default_value = CONFIG_FILE,
+        value_parser = OsStringValueParser::new().map(given_or_usual),
     )]
     config: PathBuf,
 }
 
+const CONFIG_FILE: &str = "obo-vault.toml";
+
+/// An environment variable without a value counts as absent.
+fn given_or_usual(file: OsString) -> PathBuf {
+    if file.is_empty() { CONFIG_FILE.into() } else { file.into() }
+}
+
+/// Serves the API.
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
 impl Serve {
     pub(super) async fn run(self) -> Result<Shown, CliFailure> {
-        let config = Config::load(&self.config).map_err(|faults| {
-            CliFailure::new(Exit::Configuration, format!("{} is refused:\n{faults}", self.config.display()))
+        // From here on SIGHUP no longer ends the process: it comes to nothing while
+        // the vault starts, and reloads once it serves.
+        let hangups = signal(SignalKind::hangup());
+        let config = Config::load(&self.file.config).map_err(|faults| {
+            CliFailure::new(
+                Exit::Configuration,
+                format!("{} is refused:\n{faults}", self.file.config.display()),
+            )
         })?;
         telemetry::init(&config.log);
+        if let Err(error) = &hangups {
+            tracing::error!(%error, "SIGHUP cannot be handled: it would end the vault");
+        }
         let shutdown = Shutdown::new();
         let signals = tokio::spawn({
             let shutdown = shutdown.clone();
@@ -62,6 +87,53 @@ impl Serve {
 /// Serves until the shutdown is over.
 async fn serve(config: Config, shutdown: Shutdown) -> Result<(), CliFailure> {
     app::serve(config, shutdown).await.map_err(|e| CliFailure::new(Exit::Configuration, e.to_string()))
+}
+
+/// The configuration.
+#[derive(Debug, Subcommand)]
+pub enum Configuration {
+    /// Check all that `serve` checks before it listens; writes and sends nothing.
+    Check(ConfigFile),
+}
+
+impl Configuration {
+    pub(super) fn run(self) -> Result<Shown, CliFailure> {
+        match self {
+            Self::Check(file) => check_configuration(&file.config),
+        }
+    }
+}
+
+/// One fault or warning a line. What is wrong is a result as well as a failure.
+fn check_configuration(file: &Path) -> Result<Shown, CliFailure> {
+    let ambient = Ambient::default();
+    let (faults, warnings) = match Config::load(file) {
+        Ok(config) => {
+            let started = App::check(&config, &ambient).into_iter();
+            (started.map(|error| (error.doing, error.why)).collect(), named(&config.warnings))
+        }
+        Err(refused) => (named(refused.faults()), named(refused.warnings())),
+    };
+    let count = faults.len();
+    let rows = |found: Vec<(String, String)>, kind: &'static str| {
+        found.into_iter().map(move |(setting, what)| {
+            vec![("kind", kind.into()), ("setting", setting.into()), ("what", what.into())] as Record
+        })
+    };
+    let shown = Shown::Many {
+        name: "findings",
+        records: rows(faults, "fault").chain(rows(warnings, "warning")).collect(),
+        beside: vec![("file", file.display().to_string().into()), ("usable", (count == 0).into())],
+    };
+    if count == 0 {
+        return Ok(shown);
+    }
+    let what = format!("{} has {count} fault{}", file.display(), if count == 1 { "" } else { "s" });
+    Err(CliFailure::new(Exit::Configuration, what).advice("correct each, and check again").with(shown))
+}
+
+fn named(faults: &[Fault]) -> Vec<(String, String)> {
+    faults.iter().map(|fault| (fault.path.clone(), fault.what.clone())).collect()
 }
 
 /// Shows the vault at work.

@@ -1,13 +1,59 @@
 //! `[clients.<name>]`: the OAuth clients as which the vault speaks.
 
+use std::path::PathBuf;
+
 use crate::domain::id::ClientId;
 use crate::idp::{ClientAuth, ClientSpec, SigningAlg};
 use crate::secret::ClientSecret;
 
-use super::parse;
 use super::table::Table;
+use super::{file, parse};
 
-pub(super) fn read(id: Option<ClientId>, table: &mut Table<'_>, providers: &[String]) -> Option<ClientSpec> {
+/// The files of a client's credentials, to be read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientFiles {
+    method: Method,
+    /// The secret, or the private key.
+    secret: PathBuf,
+    certificate: Option<PathBuf>,
+    alg: SigningAlg,
+    key_id: Option<String>,
+}
+
+impl ClientFiles {
+    /// Those that are there to be read.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        std::iter::once(&self.secret).chain(&self.certificate).cloned().collect()
+    }
+
+    /// Reads them as they are now.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with a file; nothing of what is in it.
+    pub fn read(&self) -> Result<ClientAuth, String> {
+        let secret = ClientSecret::new(file::read_private(&self.secret)?);
+        Ok(match self.method {
+            Method::SecretPost => ClientAuth::SecretPost(secret),
+            Method::SecretBasic => ClientAuth::SecretBasic(secret),
+            Method::PrivateKeyJwt => ClientAuth::PrivateKeyJwt {
+                key_pem: secret,
+                alg: self.alg,
+                key_id: self.key_id.clone(),
+                certificate_pem: self.certificate.as_deref().map(file::read).transpose()?,
+            },
+        })
+    }
+}
+
+/// A client as read: its settings, and its files where it has any.
+pub(super) struct Read {
+    pub(super) spec: ClientSpec,
+    pub(super) files: Option<ClientFiles>,
+}
+
+pub(super) fn read(id: Option<ClientId>, table: &mut Table<'_>, providers: &[String]) -> Option<Read> {
     let provider = table.required("provider", |v| {
         let name = parse::text(v)?;
         if providers.contains(&name) { Ok(name) } else { Err("must be the name of a provider".into()) }
@@ -19,12 +65,24 @@ pub(super) fn read(id: Option<ClientId>, table: &mut Table<'_>, providers: &[Str
          user can read and name that in client_secret_file, or name an environment variable in \
          client_secret_env",
     );
+    let secret = table.peek_path("client_secret_file").or_else(|| table.peek_path("key_file"));
+    let certificate = table.peek_path("certificate_file");
     let auth = read_auth(table);
     let declares_cp1 = table.or("declares_cp1", false, parse::flag);
-    Some(ClientSpec { id: id?, provider: provider?, client_id: client_id?, auth: auth?, declares_cp1 })
+    let auth = auth?;
+    let files = secret.map(|secret| {
+        let (method, alg, key_id) = match &auth {
+            ClientAuth::SecretPost(_) => (Method::SecretPost, SigningAlg::Ps256, None),
+            ClientAuth::SecretBasic(_) => (Method::SecretBasic, SigningAlg::Ps256, None),
+            ClientAuth::PrivateKeyJwt { alg, key_id, .. } => (Method::PrivateKeyJwt, *alg, key_id.clone()),
+        };
+        ClientFiles { method, secret, certificate, alg, key_id }
+    });
+    let spec = ClientSpec { id: id?, provider: provider?, client_id: client_id?, auth, declares_cp1 };
+    Some(Read { spec, files })
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
     SecretPost,
     SecretBasic,

@@ -11,10 +11,14 @@ use crate::idp::{check_endpoint, check_issuer};
 
 use super::source::is_variable;
 
-/// Text with something in it.
+/// Text with something in it. What stands around it would be compared and sent,
+/// and is hardly meant.
 pub(super) fn text(value: &Value) -> Result<String, String> {
     match &value.kind {
-        ValueKind::String(text) if !text.trim().is_empty() => Ok(text.clone()),
+        ValueKind::String(text) if !text.is_empty() && text.trim() == text => Ok(text.clone()),
+        ValueKind::String(text) if !text.trim().is_empty() => {
+            Err("must not begin or end with white space".into())
+        }
         ValueKind::String(_) => Err("must not be empty".into()),
         _ => Err("must be text in quotes".into()),
     }
@@ -120,6 +124,16 @@ pub(super) fn issuers(value: &Value) -> Result<Vec<String>, String> {
     templates.iter().try_for_each(|template| check_issuer(template)).map(|()| templates)
 }
 
+/// The name of an environment variable where it cannot well be a secret that
+/// was put in its place: in capitals, or words with underscores.
+pub(super) fn shown_variable(name: &str) -> Option<&str> {
+    let only = |fits: fn(&u8) -> bool| name.bytes().all(|byte| fits(&byte) || byte == b'_');
+    let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let capitals = only(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    let words = name.contains('_') && only(u8::is_ascii_alphabetic);
+    (name.len() <= 128 && starts && (capitals || words)).then_some(name)
+}
+
 /// A provider's name.
 pub(super) fn name(name: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&name.len())
@@ -144,5 +158,16 @@ mod tests {
         assert!(whole(&Value::new(None, "5")).is_err());
         assert!(text(&Value::new(None, 5_i64)).is_err());
         assert!(text(&Value::new(None, " ")).is_err());
+        assert!(text(&Value::new(None, "a ")).is_err());
+    }
+
+    #[test]
+    fn a_secret_in_place_of_a_variables_name_is_not_shown() {
+        for name in ["PORTAL_CLIENT_SECRET", "portal_secret", "S3"] {
+            assert_eq!(shown_variable(name), Some(name));
+        }
+        for secret in ["hunter2", "8Q~kT_x9.aV", "p4ss_word", "secret", "", "a b_c"] {
+            assert_eq!(shown_variable(secret), None, "{secret}");
+        }
     }
 }

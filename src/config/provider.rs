@@ -1,5 +1,6 @@
 //! `[providers.<name>]`: where tokens come from, and how the place behaves.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::domain::id::TenantId;
@@ -9,7 +10,13 @@ use crate::idp::{Budget, ProviderSpec, TenantRule};
 use super::parse;
 use super::table::Table;
 
-pub(super) fn read(name: Option<String>, table: &mut Table<'_>) -> Option<ProviderSpec> {
+/// A provider as read: its settings, and the file of its authorities.
+pub(super) struct Read {
+    pub(super) spec: ProviderSpec,
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+pub(super) fn read(name: Option<String>, table: &mut Table<'_>) -> Option<Read> {
     let issuer = table.required("issuer", parse::issuer);
     let token_endpoint = table.required("token_endpoint", parse::endpoint);
     let jwks_uri = table.required("jwks_uri", parse::endpoint);
@@ -27,8 +34,9 @@ pub(super) fn read(name: Option<String>, table: &mut Table<'_>) -> Option<Provid
         requests_per_second: table.or("requests_per_second", 20_u32, parse::whole(1..=10_000)).into(),
         concurrency: table.or("concurrency", 8, parse::whole(1..=1000)),
     };
+    let ca_file = table.peek_path("ca_file");
     let ca_file_pem = table.public_text("ca_file").map(String::into_bytes);
-    Some(ProviderSpec {
+    let spec = ProviderSpec {
         name: name?,
         issuer: issuer?,
         other_issuers,
@@ -42,7 +50,8 @@ pub(super) fn read(name: Option<String>, table: &mut Table<'_>) -> Option<Provid
         profile: profile?,
         budget,
         ca_file_pem,
-    })
+    };
+    Some(Read { spec, ca_file })
 }
 
 fn read_tenant(table: &mut Table<'_>) -> Option<TenantRule> {

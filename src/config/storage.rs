@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::authz;
+
 use super::file::Privacy;
 use super::parse;
 use super::table::Table;
@@ -54,11 +56,8 @@ pub struct Tenants {
 }
 
 pub(super) fn read_store(table: &mut Table<'_>) -> Option<Store> {
-    let path = table.path_or("path", "vault.db");
-    let key_path = table.path_or("key_path", "keys.db");
-    if path == key_path {
-        table.fault("key_path", "must differ from store.path: keys and tokens never share a file");
-    }
+    let path = table.written_file("path", "vault.db");
+    let key_path = table.written_file("key_path", "keys.db");
     Some(Store { path, key_path })
 }
 
@@ -75,7 +74,7 @@ pub(super) fn read_keys(table: &mut Table<'_>) -> Option<Keys> {
 }
 
 pub(super) fn read_audit(table: &mut Table<'_>) -> Option<Audit> {
-    let file = table.path_or("file", "audit.jsonl");
+    let file = table.written_file("file", "audit.jsonl");
     let words = [("fsync", Durability::Fsync), ("os", Durability::Os)];
     let durability = table.or("durability", Durability::Fsync, parse::word(&words));
     Some(Audit { file, durability })
@@ -85,7 +84,20 @@ pub(super) fn read_policy(table: &mut Table<'_>) -> Option<PathBuf> {
     if !table.has("file") {
         table.fault("file", "is required; deploy/ has samples");
     }
-    table.file("file")
+    let (path, text) = table.own_text("file")?;
+    match authz::check(&text) {
+        Ok(summary) => {
+            for warning in summary.warnings {
+                table.warn("file", warning.to_string());
+            }
+        }
+        Err(error) => {
+            for fault in error.faults {
+                table.fault("file", fault.to_string());
+            }
+        }
+    }
+    Some(path)
 }
 
 pub(super) fn read_tenants(table: &mut Table<'_>) -> Option<Tenants> {

@@ -9,6 +9,8 @@ use ::config::{Value, ValueKind};
 
 use super::fault::{ConfigFaults, Fault};
 use super::file::{self, Privacy};
+use super::same::{Named, Use};
+use super::source::is_of_variables;
 use super::{Environment, parse};
 
 /// A table being read. Readers take every key they know before they give up on
@@ -23,23 +25,54 @@ pub(super) struct Table<'a> {
 struct Context<'a> {
     base: &'a Path,
     environment: &'a Environment,
+    /// Which environment variable has set the key of this path.
+    variables: &'a BTreeMap<String, String>,
     faults: &'a Faults,
 }
 
-/// The faults found so far.
+/// What was found so far.
 #[derive(Default)]
-pub(super) struct Faults(RefCell<Vec<Fault>>);
+pub(super) struct Faults {
+    faults: RefCell<Vec<Fault>>,
+    warnings: RefCell<Vec<Fault>>,
+    files: RefCell<Vec<Named>>,
+}
 
 impl Faults {
+    /// Records a fault.
+    pub(super) fn add(&self, path: impl Into<String>, what: impl Into<String>) {
+        self.faults.borrow_mut().push(Fault { path: path.into(), what: what.into() });
+    }
+
+    /// Records what works and is hardly meant.
+    pub(super) fn warn(&self, path: impl Into<String>, what: impl Into<String>) {
+        self.warnings.borrow_mut().push(Fault { path: path.into(), what: what.into() });
+    }
+
+    /// Records that a setting names a file.
+    pub(super) fn note_file(&self, setting: impl Into<String>, path: &Path, used: Use) {
+        self.files.borrow_mut().push(Named { setting: setting.into(), path: path.into(), used });
+    }
+
+    /// The files that settings name.
+    pub(super) fn files(&self) -> Vec<Named> {
+        self.files.borrow().clone()
+    }
+
+    /// What works and is hardly meant.
+    pub(super) fn warnings(&self) -> Vec<Fault> {
+        self.warnings.borrow().clone()
+    }
+
     /// The value when nothing is wrong.
     pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, ConfigFaults> {
-        let faults = self.0.into_inner();
+        let faults = self.faults.into_inner();
         match value {
             Some(value) if faults.is_empty() => Ok(value),
             None if faults.is_empty() => {
                 Err(ConfigFaults::one("(configuration)", "cannot be read, for a reason nobody recorded"))
             }
-            _ => Err(ConfigFaults::all(faults)),
+            _ => Err(ConfigFaults::all(faults, self.warnings.into_inner())),
         }
     }
 }
@@ -50,9 +83,10 @@ impl<'a> Table<'a> {
         entries: BTreeMap<String, Value>,
         base: &'a Path,
         environment: &'a Environment,
+        variables: &'a BTreeMap<String, String>,
         faults: &'a Faults,
     ) -> Self {
-        Self { path: String::new(), entries, context: Context { base, environment, faults } }
+        Self { path: String::new(), entries, context: Context { base, environment, variables, faults } }
     }
 
     /// The value of a key that may be left out.
@@ -88,33 +122,60 @@ impl<'a> Table<'a> {
         self.optional(key, |v| parse::text(v).map(|text| base.join(text)))
     }
 
-    /// A path, or `default` when it is left out.
-    pub(super) fn path_or(&mut self, key: &str, default: &str) -> PathBuf {
+    /// A path, if the key is there; the key stays.
+    pub(super) fn peek_path(&self, key: &str) -> Option<PathBuf> {
+        let text = parse::text(self.entries.get(key)?).ok()?;
+        Some(self.context.base.join(text))
+    }
+
+    /// A path to a file that the vault writes, or `default` when it is left out.
+    pub(super) fn written_file(&mut self, key: &str, default: &str) -> PathBuf {
         let base = self.context.base;
-        self.path(key).unwrap_or_else(|| base.join(default))
+        let path = self.path(key).unwrap_or_else(|| base.join(default));
+        self.note_file(key, &path, Use::Written);
+        if let Err(what) = file::check_written(&path) {
+            self.fault(key, what);
+        }
+        path
     }
 
     /// A path to a file that is there.
     pub(super) fn file(&mut self, key: &str) -> Option<PathBuf> {
         let path = self.path(key)?;
+        self.note_file(key, &path, Use::Shared);
         file::check_readable(&path).map_err(|what| self.fault(key, what)).ok().map(|()| path)
     }
 
     /// A path to a file that is there and private.
     pub(super) fn private_file(&mut self, key: &str, privacy: Privacy) -> Option<PathBuf> {
         let path = self.path(key)?;
+        let used = match privacy {
+            Privacy::Owner => Use::Alone,
+            Privacy::Group => Use::Shared,
+        };
+        self.note_file(key, &path, used);
         file::check_private(&path, privacy).map_err(|what| self.fault(key, what)).ok().map(|()| path)
+    }
+
+    /// The path and text of a file that is no secret and named for one purpose
+    /// alone.
+    pub(super) fn own_text(&mut self, key: &str) -> Option<(PathBuf, String)> {
+        let path = self.path(key)?;
+        self.note_file(key, &path, Use::Alone);
+        file::read(&path).map_err(|what| self.fault(key, what)).ok().map(|text| (path, text))
     }
 
     /// The text of a file that is no secret.
     pub(super) fn public_text(&mut self, key: &str) -> Option<String> {
         let path = self.path(key)?;
+        self.note_file(key, &path, Use::Shared);
         file::read(&path).map_err(|what| self.fault(key, what)).ok()
     }
 
     /// The text of a file that others cannot read, its last line end dropped.
     pub(super) fn private_text(&mut self, key: &str) -> Option<String> {
         let path = self.path(key)?;
+        self.note_file(key, &path, Use::Shared);
         file::read_private(&path).map_err(|what| self.fault(key, what)).ok()
     }
 
@@ -124,7 +185,15 @@ impl<'a> Table<'a> {
         match self.context.environment.get(&name) {
             Some(value) if !value.is_empty() => Some(value.trim_end_matches(['\r', '\n']).to_owned()),
             _ => {
-                self.fault(key, "names an environment variable that is not set");
+                let named = match parse::shown_variable(&name) {
+                    Some(name) => format!("the environment variable {name}, which is not set or empty"),
+                    None => {
+                        "an environment variable that is not set; its name is not shown here, since it may \
+                             be the secret itself"
+                            .to_owned()
+                    }
+                };
+                self.fault(key, format!("names {named}"));
                 None
             }
         }
@@ -175,16 +244,35 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Records a fault of a key, or of the table when `key` is empty.
+    /// Records a fault of a key, or of the table when `key` is empty. One that an
+    /// environment variable has set is named by the variable.
     pub(super) fn fault(&self, key: &str, what: impl Into<String>) {
-        self.context.faults.0.borrow_mut().push(Fault { path: self.path_of(key), what: what.into() });
+        self.context.faults.add(self.name_of(key), what);
+    }
+
+    /// Records what works and is hardly meant.
+    pub(super) fn warn(&self, key: &str, what: impl Into<String>) {
+        self.context.faults.warn(self.name_of(key), what);
     }
 
     /// Everything left is unknown.
     pub(super) fn finish(self) {
-        for key in self.entries.keys() {
-            self.fault(key, "is not a key the vault knows");
+        for (key, value) in &self.entries {
+            let path = self.path_of(key);
+            let below = format!("{path}.");
+            let of_variables = self.context.variables.iter();
+            for (set, variable) in of_variables.filter(|(set, _)| **set == path || set.starts_with(&below)) {
+                let what = format!("sets {set}, which is not a key the vault knows");
+                self.context.faults.add(variable, what);
+            }
+            if !is_of_variables(value) {
+                self.context.faults.add(path, "is not a key the vault knows");
+            }
         }
+    }
+
+    fn note_file(&self, key: &str, path: &Path, used: Use) {
+        self.context.faults.note_file(self.name_of(key), path, used);
     }
 
     fn table_entries(&mut self, key: &str) -> BTreeMap<String, Value> {
@@ -195,6 +283,14 @@ impl<'a> Table<'a> {
                 self.fault(key, "must be a table");
                 BTreeMap::new()
             }
+        }
+    }
+
+    fn name_of(&self, key: &str) -> String {
+        let path = self.path_of(key);
+        match self.context.variables.get(&path) {
+            Some(variable) => format!("{variable} ({path})"),
+            None => path,
         }
     }
 

@@ -8,6 +8,7 @@
 //! so a second connection, which could only be a repetition, never comes about.
 
 use std::pin::{Pin, pin};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,13 +59,29 @@ pub enum SendOutcome {
 
 /// A provider's connection: no pool, no retries, no redirects, no proxy.
 #[expect(clippy::disallowed_types, reason = "this is the one home of the HTTP client")]
-pub(super) struct Http(reqwest::Client);
+pub(super) struct Http(RwLock<reqwest::Client>);
 
 impl Http {
     /// `authorities` (PEM) replace the system's; `tls` says whether any are
     /// needed at all.
-    #[expect(clippy::disallowed_types, reason = "this is the one home of the HTTP client")]
     pub(super) fn new(authorities: Option<&[u8]>, tls: bool) -> Result<Self, String> {
+        Self::build(authorities, tls).map(|client| Self(RwLock::new(client)))
+    }
+
+    /// The same with other authorities, for requests from now on.
+    pub(super) fn renew(&self, authorities: Option<&[u8]>, tls: bool) -> Result<(), String> {
+        let client = Self::build(authorities, tls)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
+    #[expect(clippy::disallowed_types, reason = "this is the one home of the HTTP client")]
+    fn client(&self) -> reqwest::Client {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    #[expect(clippy::disallowed_types, reason = "this is the one home of the HTTP client")]
+    fn build(authorities: Option<&[u8]>, tls: bool) -> Result<reqwest::Client, String> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("obo-vault/", env!("CARGO_PKG_VERSION")))
             .http1_only()
@@ -87,7 +104,7 @@ impl Http {
             None if !tls => builder = builder.tls_certs_only([]),
             None => {}
         }
-        builder.build().map(Self).map_err(|error| format!("no HTTP client: {}", Fault::of(error).detail))
+        builder.build().map_err(|error| format!("no HTTP client: {}", Fault::of(error).detail))
     }
 
     /// Makes one POST.
@@ -100,7 +117,7 @@ impl Http {
     ) -> SendOutcome {
         let Prepared { url, authorization, body, request_id, .. } = prepared;
         let mut request = self
-            .0
+            .client()
             .post(url)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
@@ -147,7 +164,8 @@ impl Http {
         limit: Duration,
         clock: &dyn Clock,
     ) -> Result<(u16, Zeroizing<Vec<u8>>), Fault> {
-        let request = self.0.get(url).header(ACCEPT, "application/json").header(ACCEPT_ENCODING, "identity");
+        let request =
+            self.client().get(url).header(ACCEPT, "application/json").header(ACCEPT_ENCODING, "identity");
         let Head { status, body, .. } = exchange(request, limit, clock).await?;
         match body.fault {
             Some(detail) if status == 200 => Err(Fault { detail, overloaded: false }),
@@ -524,6 +542,41 @@ mod tests {
         let client = ready(spec, post_client(), SystemClock::shared());
         let got = tokens(send(&client, true, AMPLE).await);
         assert_eq!(got, (Some("at".into()), Some("rt".into())));
+    }
+
+    #[tokio::test]
+    async fn other_authorities_count_from_the_next_connection_on() {
+        use tokio_rustls::{TlsAcceptor, rustls};
+
+        let authority = || rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let (old, new) = (authority(), authority());
+        let cryptography = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(cryptography)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![new.cert.der().clone()],
+                rustls::pki_types::PrivateKeyDer::try_from(new.signing_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut spec = provider(&format!("https://{}", listener.local_addr().unwrap()));
+        spec.ca_file_pem = Some(old.cert.pem().into_bytes());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // What it does not trust, the client ends.
+                let _ = acceptor.accept(stream).await;
+            }
+        });
+        let client = ready(spec, post_client(), SystemClock::shared());
+        assert_not_sent(send(&client, true, AMPLE).await);
+        client.provider.http.renew(Some(b"nonsense"), true).unwrap_err();
+        assert_not_sent(send(&client, true, AMPLE).await);
+        client.provider.http.renew(Some(new.cert.pem().as_bytes()), true).unwrap();
+        // The handshake succeeds, and the server hangs up without an answer.
+        assert_interrupted(send(&client, true, AMPLE).await);
     }
 
     /// Runs the test below in a process that may open few files.

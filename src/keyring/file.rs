@@ -1,11 +1,12 @@
 //! The root key in a file: one line, `obo-vault-root-key-v1:` and 32 bytes in
 //! base64. Whoever reads this file and the key store reads every token, so it
-//! is made readable by its owner alone and refused when it is not.
+//! is made readable by its owner alone and refused where others can read or change
+//! it ([`crate::file_access`]).
 
 use std::fmt;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::domain::id::TenantId;
 use crate::domain::key::{KeyId, KeyVersion};
 use crate::entropy::{self, OsEntropy, SharedEntropy};
+use crate::file_access::{self, AccessError};
 use crate::seal::{self, KeyPlace, OpenError, RootKeyId};
 use crate::secret::KeyBytes;
 
@@ -75,17 +77,15 @@ impl FileRootKey {
     ///
     /// See [`RootKeyError`].
     pub fn load(path: &Path) -> Result<Self, RootKeyError> {
-        let io_error = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => RootKeyError::Missing(path.into()),
-            _ => RootKeyError::Io(path.into(), error),
-        };
-        // Looked at before it is opened, since opening a pipe would wait.
-        if !fs::metadata(path).map_err(io_error)?.is_file() {
-            return Err(RootKeyError::NotAFile(path.into()));
-        }
-        let file = File::open(path).map_err(io_error)?;
-        // Of the opened file, not of the path, which could be exchanged between.
-        judge(path, &file.metadata().map_err(io_error)?, effective_user())?;
+        let (file, _) = file_access::open(path, file_access::Kind::RootKey).map_err(|error| match error {
+            AccessError::Io(error, _) if error.kind() == io::ErrorKind::NotFound => {
+                RootKeyError::Missing(path.into())
+            }
+            AccessError::Io(error, advice) => RootKeyError::Unreadable(path.into(), error, advice),
+            AccessError::NotAFile => RootKeyError::NotAFile(path.into()),
+            AccessError::Exposed(exposed) => RootKeyError::Exposed(exposed),
+        })?;
+        let io_error = |error: io::Error| RootKeyError::Io(path.into(), error);
 
         // One buffer of a fixed size, so that no copy is left by growing.
         let mut text = Zeroizing::new([0; MOST_BYTES + 1]);
@@ -150,26 +150,6 @@ fn write_durably(mut file: File, path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Refuses a file that others than `us` or root may read, write or exchange.
-/// Any right of group and others counts: an access list shows in the group's.
-fn judge(path: &Path, file: &Metadata, us: Option<u32>) -> Result<(), RootKeyError> {
-    let (mode, owner) = (file.mode() & 0o7777, file.uid());
-    if mode & 0o077 != 0 {
-        return Err(RootKeyError::TooOpen(path.into(), mode));
-    }
-    if owner != 0 && us.is_some_and(|us| us != owner) {
-        return Err(RootKeyError::ForeignOwner(path.into(), owner));
-    }
-    Ok(())
-}
-
-/// The user this process acts as, where the system shows it. Where it does not,
-/// little is lost: of a file that only its owner may read, a process that could
-/// open it is the owner, or has the rights of root.
-fn effective_user() -> Option<u32> {
-    fs::metadata("/proc/self").ok().map(|process| process.uid())
-}
-
 /// Reads until the end of the file or of the buffer.
 fn read_up_to(mut file: File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
@@ -213,7 +193,7 @@ fn fingerprint(key: &KeyBytes) -> RootKeyId {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown, symlink};
     use std::path::PathBuf;
 
     use super::*;
@@ -262,31 +242,32 @@ mod tests {
     fn a_root_key_that_others_may_use_is_refused_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let path = new_key(dir.path(), "root.key");
-        for mode in [0o640, 0o620, 0o604, 0o602, 0o660, 0o666, 0o610] {
+        for mode in [0o620, 0o604, 0o602, 0o660, 0o666, 0o610] {
             set_mode(&path, mode);
             let error = FileRootKey::load(&path).unwrap_err();
-            assert!(matches!(error, RootKeyError::TooOpen(_, found) if found == mode), "{mode:o}: {error:?}");
+            assert!(matches!(error, RootKeyError::Exposed(_)), "{mode:o}: {error:?}");
             assert!(error.to_string().contains("chmod 600"), "{error}");
         }
-        for mode in [0o400, 0o600] {
+        for mode in [0o400, 0o600, 0o440, 0o640] {
             set_mode(&path, mode);
             FileRootKey::load(&path).unwrap();
         }
     }
 
-    /// As root the owner is given away; else the vault is told to be another.
+    /// For root alone: nobody else can give a file away.
     #[test]
-    fn a_root_key_of_another_user_is_refused() {
+    fn a_root_key_of_another_user_or_group_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = new_key(dir.path(), "root.key");
-        let owner = fs::metadata(&path).unwrap().uid();
-        let refused = if owner == 0 {
-            chown(&path, Some(4711), None).unwrap();
-            FileRootKey::load(&path).map(|_| ())
-        } else {
-            judge(&path, &fs::metadata(&path).unwrap(), Some(owner + 1))
-        };
-        assert!(matches!(refused, Err(RootKeyError::ForeignOwner(..))), "{refused:?}");
+        if fs::metadata(&path).unwrap().uid() != 0 {
+            return;
+        }
+        chown(&path, Some(4711), None).unwrap();
+        assert!(matches!(FileRootKey::load(&path), Err(RootKeyError::Exposed(_))));
+        chown(&path, Some(0), Some(4711)).unwrap();
+        FileRootKey::load(&path).unwrap();
+        set_mode(&path, 0o440);
+        assert!(matches!(FileRootKey::load(&path), Err(RootKeyError::Exposed(_))));
     }
 
     #[test]
@@ -297,7 +278,7 @@ mod tests {
         symlink(&path, &link).unwrap();
         assert_eq!(FileRootKey::load(&link).unwrap().id(), FileRootKey::load(&path).unwrap().id());
         set_mode(&path, 0o644);
-        assert!(matches!(FileRootKey::load(&link), Err(RootKeyError::TooOpen(..))));
+        assert!(matches!(FileRootKey::load(&link), Err(RootKeyError::Exposed(_))));
     }
 
     #[test]

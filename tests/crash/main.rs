@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_types, reason = "callers see statuses")]
 
 mod full_disk;
+mod hangup;
 mod kill;
 mod process;
 mod terminate;

@@ -88,6 +88,11 @@ impl Binary {
         tool("kill", &["-TERM", &self.child.id().to_string()]);
     }
 
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        tool("kill", &["-HUP", &self.child.id().to_string()]);
+    }
+
     /// Asserts that it does not end within the span, as it would if it had
     /// nothing to wait for.
     pub(crate) async fn stays_up(&mut self, span: Duration) {

@@ -28,6 +28,7 @@ mod provider_faults;
 mod purge;
 mod refusal;
 mod relay;
+mod reload;
 mod revoke;
 mod rights;
 mod rotation;

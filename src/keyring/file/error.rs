@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::file_access::Exposed;
+
 use super::PREFIX;
 
 /// Why a root key file was not made or not taken. Each text says what to do.
@@ -13,14 +15,14 @@ pub enum RootKeyError {
     Exists(PathBuf),
     /// There is no such file.
     Missing(PathBuf),
-    /// Others than the owner may read or write it.
-    TooOpen(PathBuf, u32),
-    /// It belongs to another user, who could exchange it.
-    ForeignOwner(PathBuf, u32),
+    /// Others may read, write or exchange it.
+    Exposed(Exposed),
     /// It is not a regular file.
     NotAFile(PathBuf),
     /// It does not hold a root key; the text says in which respect.
     Malformed(PathBuf, &'static str),
+    /// It cannot be opened; with what to do, where that is known.
+    Unreadable(PathBuf, io::Error, Option<String>),
     /// It cannot be read or written.
     Io(PathBuf, io::Error),
     /// The kernel gave no random bytes.
@@ -42,18 +44,11 @@ impl fmt::Display for RootKeyError {
                  `obo-vault init`",
                 path = path.display()
             ),
-            Self::TooOpen(path, mode) => write!(
-                f,
-                "root key file {path} has mode {mode:04o}, others than its owner may use it; run `chmod 600 {path}` \
-                 and consider whether the key has been seen",
-                path = path.display()
-            ),
-            Self::ForeignOwner(path, owner) => write!(
-                f,
-                "root key file {path} belongs to user {owner}, who could exchange it; run `chown` to give it to \
-                 the user that runs the vault, or to root",
-                path = path.display()
-            ),
+            Self::Exposed(exposed) => write!(f, "root key file {exposed}"),
+            Self::Unreadable(path, _, advice) => {
+                write!(f, "root key file {} cannot be opened", path.display())?;
+                advice.as_ref().map_or(Ok(()), |advice| write!(f, ": {advice}"))
+            }
             Self::NotAFile(path) => {
                 write!(
                     f,
@@ -76,11 +71,10 @@ impl fmt::Display for RootKeyError {
 impl std::error::Error for RootKeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io(_, source) => Some(source),
+            Self::Io(_, source) | Self::Unreadable(_, source, _) => Some(source),
             Self::Exists(_)
             | Self::Missing(_)
-            | Self::TooOpen(..)
-            | Self::ForeignOwner(..)
+            | Self::Exposed(_)
             | Self::NotAFile(_)
             | Self::Malformed(..)
             | Self::Entropy => None,
