@@ -140,7 +140,7 @@ pub struct Verify {
     file: PathBuf,
     /// The hash of an entry as noted elsewhere, for example the `head` of an
     /// earlier check; without one, a cut end is not found.
-    #[arg(long, value_name = "HASH")]
+    #[arg(long, value_name = "HASH", allow_hyphen_values = true)]
     head: Option<String>,
 }
 
@@ -201,7 +201,7 @@ fn check_policy(check: &Check) -> Result<Record, CliFailure> {
     let checked = authz::check(&text).map_err(|error| {
         let failure =
             CliFailure::new(Exit::VerificationFailed, format!("{} is refused", check.file.display()));
-        error.faults.iter().fold(failure, |failure, fault| failure.advice(fault.to_string()))
+        error.faults.iter().fold(failure, |failure, fault| failure.note(fault.to_string()))
     })?;
     let warnings: Vec<String> = checked.warnings.iter().map(ToString::to_string).collect();
     Ok(vec![("policies", checked.policies.into()), ("warnings", warnings.into())])
