@@ -11,14 +11,17 @@
 //!   connection in [`api`];
 //! - on this machine: [`init`], and [`local`] with serve, config check, demo,
 //!   audit verify and policy check;
-//! - [`failure`]: what went wrong, as text and as exit code;
-//! - [`output`]: the only place that prints.
+//! - [`failure`]: what went wrong, as text and as exit code, with `advice` on
+//!   what to do;
+//! - [`output`]: the only place that prints, with `table`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+mod advice;
 pub mod api;
 pub mod failure;
 pub mod grant;
@@ -27,6 +30,7 @@ pub mod init;
 pub mod local;
 pub mod output;
 pub mod rotation;
+mod table;
 pub mod tenant;
 pub mod token;
 
@@ -57,6 +61,8 @@ pub enum Exit {
     VerificationFailed = 8,
     /// A value is not valid, or what was to be made exists.
     InvalidArgument = 9,
+    /// The result could not be written.
+    OutputLost = 10,
 }
 
 impl From<Exit> for ExitCode {
@@ -70,13 +76,14 @@ Exit codes:
   0  done
   1  something unexpected: a defect, or damage
   2  the command line is wrong
-  3  the configuration is wrong
+  3  the configuration is wrong, a file it needs, or how caller and vault connect
   4  the caller is not known, or may not do that
   5  what was named does not exist
   6  the user, or an operator, must act first
   7  not possible right now: try again
   8  `audit verify` or `policy check` found a fault
-  9  a value is not valid, or what was to be made exists";
+  9  a value is not valid, or what was to be made exists
+ 10  the result could not be written, for example to a full disk";
 
 /// Keeps users' OAuth refresh tokens sealed and hands out access tokens.
 #[derive(Debug, Parser)]
@@ -124,30 +131,59 @@ enum Command {
 
 /// Runs the command that `arguments` name, the first being the program.
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let parsed = without_empty_variables(Cli::command())
+        .try_get_matches_from(&arguments)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => {
-            output::usage(&error);
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
-        }
+        Err(error) => return output::usage(wanted_output(&arguments), &error).into(),
     };
-    let exit = match execute(cli.command).await.and_then(|shown| output::show(cli.output, &shown)) {
+    let exit = match execute(cli.command).await.and_then(|shown| output::show(cli.output, shown)) {
         Ok(()) => Exit::Ok,
         Err(failure) => {
-            if let Some(Err(failure)) = failure.shown().map(|shown| output::show(cli.output, shown)) {
-                output::fail(&failure);
-            }
-            output::fail(&failure);
+            output::fail(cli.output, &failure);
             failure.exit()
         }
     };
     exit.into()
 }
 
+/// A variable that is set to nothing says nothing, as `unset` does: so scripts
+/// and unit files pass on what they were not given.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let empty = argument.get_env().is_some_and(is_empty);
+        if empty { argument.env(Resettable::Reset) } else { argument }
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
+#[expect(clippy::disallowed_methods, reason = "one of the two homes of the environment")]
+fn is_empty(variable: &std::ffi::OsStr) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value.is_empty())
+}
+
+/// How errors are written when the command line could not be read.
+#[expect(clippy::disallowed_methods, reason = "one of the two homes of the environment")]
+fn wanted_output(arguments: &[OsString]) -> Output {
+    let given = arguments.iter().zip(arguments.iter().skip(1).map(Some).chain([None])).filter_map(
+        |(a, next)| match a.to_str()? {
+            "--output" => next.and_then(|next| next.to_str()),
+            other => other.strip_prefix("--output="),
+        },
+    );
+    let variable = std::env::var_os("OBO_VAULT_OUTPUT");
+    let wanted = given.last().or_else(|| variable.as_ref().and_then(|value| value.to_str()));
+    if wanted == Some("json") { Output::Json } else { Output::Table }
+}
+
 /// Ends the process when there is no runtime to run anything on.
 #[must_use]
 pub fn without_runtime(error: &std::io::Error) -> ExitCode {
-    output::fail(&CliFailure::new(Exit::Unexpected, format!("the runtime cannot be started: {error}")));
+    let failure = CliFailure::new(Exit::Unexpected, format!("the runtime cannot be started: {error}"))
+        .advice("the machine is short of threads, memory or file descriptors");
+    output::fail(Output::Table, &failure);
     Exit::Unexpected.into()
 }
 
@@ -169,9 +205,16 @@ async fn execute(command: Command) -> Result<Shown, CliFailure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+
+    #[test]
+    fn the_wish_for_json_is_heard_in_a_command_line_that_is_wrong() {
+        let wanted = |line: &str| wanted_output(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(wanted("obo-vault --output json frobnicate"), Output::Json);
+        assert_eq!(wanted("obo-vault frobnicate --output=json"), Output::Json);
+        assert_eq!(wanted("obo-vault frobnicate --output table"), Output::Table);
+        assert_eq!(wanted("obo-vault frobnicate --output"), Output::Table);
+    }
 
     #[test]
     fn the_command_line_is_sound() {
@@ -191,8 +234,10 @@ mod tests {
             Exit::TryAgain,
             Exit::VerificationFailed,
             Exit::InvalidArgument,
+            Exit::OutputLost,
         ]) {
-            assert!(line.trim_start().starts_with(&(exit as u8).to_string()), "{line}");
+            assert!(line.trim_start().starts_with(&format!("{} ", exit as u8)), "{line}");
         }
+        assert_eq!(EXIT_CODES.lines().count(), 12);
     }
 }

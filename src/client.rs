@@ -1,13 +1,17 @@
 //! A client of the API: one connection, the generated clients on it.
+//!
+//! In reading order: `tls` reads the caller's files; `wire` makes connections
+//! and remembers what went wrong with them; `trouble` is what can go wrong.
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use prost::Message as _;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_types::pb;
+use tower::service_fn;
 
 use crate::domain::chain::error_chain;
 use crate::proto::InteractionRequired;
@@ -15,6 +19,21 @@ use crate::proto::grant_service_client::GrantServiceClient;
 use crate::proto::rotation_service_client::RotationServiceClient;
 use crate::proto::tenant_service_client::TenantServiceClient;
 use crate::proto::token_service_client::TokenServiceClient;
+
+mod tls;
+mod trouble;
+mod wire;
+
+pub use trouble::{Refusal, Trouble};
+pub use wire::Stage;
+
+use wire::Watch;
+
+/// How long a connection may take to be made, where nothing else is said.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// After how much silence of a connection in use the other end is asked whether
+/// it is still there, and how long it may take to say so.
+const PING_AFTER: Duration = Duration::from_secs(30);
 
 /// Where the vault is and who is calling.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +61,7 @@ pub struct Client {
     pub tenants: TenantServiceClient<Channel>,
     /// The rotation job.
     pub rotation: RotationServiceClient<Channel>,
+    watch: Watch,
 }
 
 /// Why there is no connection.
@@ -52,7 +72,9 @@ pub enum ConnectError {
     /// A file cannot be read or used.
     File(PathBuf, String),
     /// The vault cannot be reached, or the two do not trust each other.
-    Unreachable(String),
+    Trouble(Trouble),
+    /// It took too long; the stage is the one it was stuck at.
+    TimedOut(Stage, Duration),
 }
 
 impl fmt::Display for ConnectError {
@@ -60,7 +82,16 @@ impl fmt::Display for ConnectError {
         match self {
             Self::Address(what) => f.write_str(what),
             Self::File(path, what) => write!(f, "{}: {what}", path.display()),
-            Self::Unreachable(what) => write!(f, "cannot connect: {what}"),
+            Self::Trouble(trouble) => write!(f, "cannot connect: {trouble}"),
+            Self::TimedOut(Stage::Host, within) => {
+                write!(f, "cannot connect: the host does not answer within {within:?}")
+            }
+            Self::TimedOut(Stage::Handshake | Stage::Answer, within) => {
+                write!(
+                    f,
+                    "cannot connect: what listens there took the connection and said nothing for {within:?}"
+                )
+            }
         }
     }
 }
@@ -74,10 +105,31 @@ impl Client {
     ///
     /// A bad address, an unreadable file, or no connection within 10 seconds.
     pub async fn connect(address: &Address) -> Result<Self, ConnectError> {
-        // tonic's own text is "transport error"; what happened is in its causes.
-        let channel =
-            endpoint(address)?.connect().await.map_err(|e| ConnectError::Unreachable(error_chain(&e)))?;
-        Ok(Self::over(channel))
+        Self::connect_within(address, CONNECT_WITHIN).await
+    }
+
+    /// Connects within a time of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// A bad address, an unreadable file, or no connection within that time.
+    pub async fn connect_within(address: &Address, within: Duration) -> Result<Self, ConnectError> {
+        let (endpoint, tls) = endpoint(address)?;
+        let watch = Watch::default();
+        let connecting = endpoint.connect_with_connector(service_fn(wire::connector(tls, watch.clone())));
+        match tokio::time::timeout(within, connecting).await {
+            Ok(Ok(channel)) => Ok(Self { watch, ..Self::over(channel) }),
+            // Without a cause of ours it is HTTP/2's: the other end is no vault.
+            Ok(Err(_)) => Err(ConnectError::Trouble(watch.trouble().unwrap_or(Trouble::SpeaksOther))),
+            Err(_) => Err(ConnectError::TimedOut(watch.stage(), within)),
+        }
+    }
+
+    /// What was wrong with the connection when a call failed, where it was the
+    /// connection. `tonic` keeps of it a text at most.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.watch.trouble()
     }
 
     /// The clients on a connection that is there.
@@ -88,6 +140,7 @@ impl Client {
             grants: GrantServiceClient::new(channel.clone()),
             tenants: TenantServiceClient::new(channel.clone()),
             rotation: RotationServiceClient::new(channel),
+            watch: Watch::default(),
         }
     }
 }
@@ -105,46 +158,37 @@ pub fn interaction(details: &[u8]) -> Option<InteractionRequired> {
         .and_then(|any| InteractionRequired::decode(any.value.as_slice()).ok())
 }
 
-fn endpoint(address: &Address) -> Result<Endpoint, ConnectError> {
+/// How requests are sent, and what is below them: TLS is the connector's and
+/// not tonic's, which forgets why it failed.
+fn endpoint(address: &Address) -> Result<(Endpoint, Option<tls::Tls>), ConnectError> {
     let refuse = |what: &str| ConnectError::Address(format!("endpoint {}: {what}", address.endpoint));
     let uri: Uri = address.endpoint.parse().map_err(|_| refuse("is not a URL"))?;
-    let host = uri.host().ok_or_else(|| refuse("has no host"))?;
-    let endpoint = Endpoint::from(uri.clone())
-        .connect_timeout(Duration::from_secs(10))
+    let bracketed = uri.host().ok_or_else(|| refuse("has no host"))?;
+    let host = bracketed.trim_start_matches('[').trim_end_matches(']');
+    if uri.path_and_query().is_some_and(|path| path != "/") {
+        return Err(refuse("must end with the port: there is nothing to name behind it"));
+    }
+    let tls = match uri.scheme_str() {
+        Some("https") => Some(tls::tls(address, host)?),
+        Some("http") if is_loopback(host) => None,
+        Some("http") => return Err(refuse("plain text is allowed to a loopback host only; use https")),
+        _ => return Err(refuse("must begin with https://")),
+    };
+    // To tonic the connection is a plain one; the requests say what it is.
+    let below = Uri::builder().scheme("http").path_and_query("/");
+    let below = uri.authority().map(|authority| below.authority(authority.clone()).build());
+    let below = below.and_then(Result::ok).ok_or_else(|| refuse("is not a URL"))?;
+    let endpoint = Endpoint::from(below)
+        .origin(uri.clone())
+        .http2_keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_AFTER)
         .user_agent(concat!("obo-vault/", env!("CARGO_PKG_VERSION")))
         .map_err(|e| refuse(&error_chain(&e)))?;
-    match uri.scheme_str() {
-        Some("https") => endpoint
-            .tls_config(tls(address)?)
-            .map_err(|e| ConnectError::Address(format!("certificates or key: {}", error_chain(&e)))),
-        Some("http") if is_loopback(host) => Ok(endpoint),
-        Some("http") => Err(refuse("plain text is allowed to a loopback host only; use https")),
-        _ => Err(refuse("must begin with https://")),
-    }
-}
-
-fn tls(address: &Address) -> Result<ClientTlsConfig, ConnectError> {
-    let missing = |what: &str| ConnectError::Address(format!("an https endpoint needs {what}"));
-    let ca = address.ca_file.as_deref().ok_or_else(|| missing("the CA of the vault's certificate"))?;
-    let certificate =
-        address.certificate_file.as_deref().ok_or_else(|| missing("the caller's certificate"))?;
-    let key = address.key_file.as_deref().ok_or_else(|| missing("the caller's private key"))?;
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(read(ca)?))
-        .identity(Identity::from_pem(read(certificate)?, read(key)?));
-    Ok(match &address.server_name {
-        Some(name) => tls.domain_name(name),
-        None => tls,
-    })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
-    std::fs::read(path).map_err(|e| ConnectError::File(path.to_owned(), format!("cannot be read: {e}")))
+    Ok((endpoint, tls))
 }
 
 fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -181,7 +225,9 @@ mod tests {
 
     #[test]
     fn other_schemes_are_refused() {
-        for bad in ["", "vault:8443", "ftp://127.0.0.1", "https://"] {
+        for bad in
+            ["", "vault:8443", "ftp://127.0.0.1", "https://", "http://127.0.0.1:1/api", "http://[::1]:1/?a"]
+        {
             assert!(
                 endpoint(&Address { endpoint: bad.into(), ..Address::default() }).is_err(),
                 "{bad:?} was accepted"

@@ -76,6 +76,9 @@ fn it_stays_up_and_its_commands_work_as_they_are_printed() {
     assert_no_token(&up.text.join("\n"));
     assert!(up.text.iter().all(|line| line.chars().count() <= 80), "a line is too long: {:#?}", up.text);
 
+    let moved = up.text.iter().any(|line| line.contains("62 minutes ahead of yours"));
+    assert!(moved, "the clock was moved and nothing says so: {:#?}", up.text);
+
     let commands = up.commands();
     let of = |what: &str| -> Vec<&String> { commands.iter().filter(|c| c.contains(what)).collect() };
     let [as_mail, as_files] = of("./obo-vault token get")[..] else { panic!("{commands:#?}") };
@@ -98,6 +101,24 @@ fn it_stays_up_and_its_commands_work_as_they_are_printed() {
 
     assert_eq!(up.end("TERM"), Some(0));
     assert_eq!(entries(temporary.path()), 0, "files stay behind");
+}
+
+/// The heading of a demonstration in an environment.
+fn heading(environment: &[(&str, &str)]) -> String {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let mut command = demo(temporary.path());
+    command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").envs(environment.iter().copied());
+    let mut up = Up { child: command.spawn().expect("the binary runs"), text: Vec::new() };
+    let stdout = BufReader::new(up.child.stdout.take().expect("it is piped"));
+    let mut lines = stdout.lines().map_while(Result::ok);
+    lines.find(|line| line.contains("obo-vault at work")).expect("the story begins")
+}
+
+#[test]
+fn colours_are_for_who_wants_them() {
+    assert!(!heading(&[]).contains('\u{1b}'));
+    assert!(heading(&[("CLICOLOR_FORCE", "1")]).contains('\u{1b}'));
+    assert!(!heading(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]).contains('\u{1b}'));
 }
 
 #[test]

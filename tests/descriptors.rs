@@ -115,6 +115,22 @@ fn each_rpc_is_one_action_of_the_policy() {
     assert_eq!(names, actions);
 }
 
+/// Without these, protoc's plugins for Go, Java and C# refuse the files or put
+/// everything into one class.
+#[test]
+fn every_file_says_where_its_code_goes_in_other_languages() {
+    let mut classes = BTreeSet::new();
+    for file in pool().files().filter(|file| file.package_name() == "obovault.v1") {
+        let options = file.file_descriptor_proto().options.clone().unwrap_or_default();
+        assert_eq!(options.go_package(), "obovault/v1;obovaultv1", "{}", file.name());
+        assert_eq!(options.java_package(), "obovault.v1", "{}", file.name());
+        assert!(options.java_multiple_files(), "{}", file.name());
+        assert_eq!(options.csharp_namespace(), "OboVault.V1", "{}", file.name());
+        assert!(classes.insert(options.java_outer_classname().to_owned()), "{}", file.name());
+    }
+    assert_eq!(classes.len(), 5);
+}
+
 #[test]
 fn everything_is_documented() {
     let mut silent = Vec::new();

@@ -1,15 +1,18 @@
-//! What the commands over the API share: the connection, names, tokens from
-//! files, spans.
+//! What the commands over the API share: the connection and its time, names,
+//! tokens from files, spans.
 
+use std::future::Future;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::client::{Address, Client, ConnectError};
+use crate::client::{Address, Client};
+use crate::clock::{Clock as _, Instant, SystemClock};
 
 use super::Exit;
+use super::advice::Doing;
 use super::failure::CliFailure;
 
 /// Where the vault is and who is calling.
@@ -37,25 +40,97 @@ pub struct Connection {
     /// The name in the vault's certificate, where it is not the host.
     #[arg(long, value_name = "NAME", env = "OBO_VAULT_SERVER_NAME", hide_env_values = true)]
     server_name: Option<String>,
+    /// How long the connection and the vault's answer may take, for example 10s.
+    #[arg(
+        long,
+        value_name = "SPAN",
+        env = "OBO_VAULT_TIMEOUT",
+        hide_env_values = true,
+        default_value = "40s",
+        value_parser = parse_timeout
+    )]
+    timeout: Duration,
 }
 
 impl Connection {
-    /// Connects.
-    pub(super) async fn open(self) -> Result<Client, CliFailure> {
-        let address = Address {
-            endpoint: self.endpoint,
-            ca_file: self.ca,
-            certificate_file: self.cert,
-            key_file: self.key,
-            server_name: self.server_name,
-        };
-        Client::connect(&address).await.map_err(|error| match error {
-            ConnectError::Address(_) => CliFailure::new(Exit::Usage, error)
-                .advice("see --endpoint, --ca, --cert, --key and --server-name"),
-            ConnectError::File(..) => CliFailure::new(Exit::Configuration, error),
-            ConnectError::Unreachable(_) => CliFailure::new(Exit::TryAgain, error)
-                .advice(format!("is the vault running at {}?", address.endpoint)),
-        })
+    /// Connects, for a command that does one kind of thing.
+    pub(super) async fn open(self, doing: Doing) -> Result<Session, CliFailure> {
+        let Self { endpoint, ca, cert, key, server_name, timeout } = self;
+        let clock = SystemClock::new();
+        let deadline = clock.instant().plus(timeout);
+        let address = Address { endpoint, ca_file: ca, certificate_file: cert, key_file: key, server_name };
+        let client = Client::connect_within(&address, timeout)
+            .await
+            .map_err(|error| CliFailure::unconnected(&error, &address.endpoint))?;
+        Ok(Session { client, endpoint: address.endpoint, doing, clock, timeout, deadline })
+    }
+}
+
+/// A connection to the vault, and how much time there is.
+pub(super) struct Session {
+    client: Client,
+    endpoint: String,
+    doing: Doing,
+    clock: SystemClock,
+    timeout: Duration,
+    deadline: Instant,
+}
+
+impl Session {
+    /// Makes one call and waits for its answer until the deadline, which the
+    /// vault is told (`grpc-timeout`).
+    pub(super) async fn call<M, A, F>(
+        &self,
+        message: M,
+        send: impl FnOnce(Client, tonic::Request<M>) -> F,
+    ) -> Result<A, CliFailure>
+    where
+        F: Future<Output = super::failure::Answered<A>>,
+    {
+        let remaining = self.remaining();
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(remaining);
+        self.within(remaining, send(self.client.clone(), request)).await
+    }
+
+    /// Begins a call that goes on for as long as the vault has something to
+    /// report: only its beginning has a deadline.
+    pub(super) async fn follow<M, A, F>(
+        &self,
+        message: M,
+        send: impl FnOnce(Client, tonic::Request<M>) -> F,
+    ) -> Result<A, CliFailure>
+    where
+        F: Future<Output = super::failure::Answered<A>>,
+    {
+        self.within(self.remaining(), send(self.client.clone(), tonic::Request::new(message))).await
+    }
+
+    /// The same command makes a further call; it has as much time as the first.
+    pub(super) fn again(&mut self) {
+        self.deadline = self.clock.instant().plus(self.timeout);
+    }
+
+    /// What a call that failed means.
+    #[expect(clippy::disallowed_types, reason = "reads the vault's answer; makes none")]
+    pub(super) fn failed(&self, status: &tonic::Status) -> CliFailure {
+        CliFailure::refused(status, self.doing, self.client.trouble().as_ref(), &self.endpoint, self.timeout)
+    }
+
+    async fn within<A>(
+        &self,
+        remaining: Duration,
+        call: impl Future<Output = super::failure::Answered<A>>,
+    ) -> Result<A, CliFailure> {
+        match tokio::time::timeout(remaining, call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(CliFailure::late(&self.endpoint, self.timeout)),
+        }
+    }
+
+    fn remaining(&self) -> Duration {
+        self.deadline.since(self.clock.instant())
     }
 }
 
@@ -63,13 +138,13 @@ impl Connection {
 #[derive(Debug, Args)]
 pub struct GrantName {
     /// Tenant of the user.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(super) tenant: String,
     /// Subject of the user within the tenant.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(super) subject: String,
     /// Name of the OAuth client in the vault's configuration.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(super) client: String,
 }
 
@@ -80,7 +155,7 @@ pub struct Page {
     #[arg(long, default_value_t = 100)]
     pub(super) page_size: u32,
     /// The `next_page_token` of the page before.
-    #[arg(long, default_value = "", hide_default_value = true)]
+    #[arg(long, default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     pub(super) page_token: String,
 }
 
@@ -122,6 +197,14 @@ pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
         _ => return Err(RULE.into()),
     };
     number.checked_mul(unit).map(Duration::from_secs).ok_or_else(|| RULE.into())
+}
+
+/// Reads a timeout: a span that is not zero.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_span(text)? {
+        Duration::ZERO => Err("must be longer than nothing, for example 10s".to_owned()),
+        timeout => Ok(timeout),
+    }
 }
 
 /// A span as the API carries it.

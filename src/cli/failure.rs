@@ -4,121 +4,208 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde_json::{Map, Value, json};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::client::interaction;
+use crate::client::{ConnectError, Stage, Trouble, interaction};
 use crate::domain::reason::Reason;
 use crate::proto::InteractionRequired;
 
 use super::Exit;
+use super::advice::{Doing, about, what_to_do};
 use super::harmless::harmless;
-use super::output::Shown;
+
+/// What a call over the API ends with.
+#[expect(clippy::disallowed_types, reason = "reads the vault's answer; makes none")]
+pub(super) type Answered<T> = Result<tonic::Response<T>, tonic::Status>;
 
 /// A command that failed.
 #[derive(Debug)]
 pub struct CliFailure {
     exit: Exit,
-    lines: Vec<String>,
-    shown: Option<Shown>,
+    told: Box<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    message: String,
+    code: Option<Code>,
+    reason: Option<String>,
+    /// What came with it: a name and a value each.
+    details: Vec<(&'static str, String)>,
+    /// Further lines of what is wrong.
+    notes: Vec<String>,
+    retry_delay: Option<Duration>,
+    request_id: Option<String>,
+    advice: Vec<String>,
 }
 
 impl CliFailure {
     /// A failure with its text.
     pub(super) fn new(exit: Exit, what: impl fmt::Display) -> Self {
-        Self { exit, lines: vec![what.to_string()], shown: None }
+        Self { exit, told: Box::new(Told { message: what.to_string(), ..Told::default() }) }
     }
 
-    /// Adds a line of advice.
+    /// Adds a line that says what to do.
     pub(super) fn advice(mut self, line: impl Into<String>) -> Self {
-        self.lines.push(line.into());
+        self.told.advice.push(line.into());
         self
     }
 
-    /// Adds a result that is shown although the command failed.
-    pub(super) fn with(mut self, shown: Shown) -> Self {
-        self.shown = Some(shown);
+    /// Adds a line of what is wrong.
+    pub(super) fn note(mut self, line: impl Into<String>) -> Self {
+        self.told.notes.push(line.into());
         self
-    }
-
-    /// The result that is shown although the command failed.
-    pub(super) fn shown(&self) -> Option<&Shown> {
-        self.shown.as_ref()
     }
 
     /// The exit code.
     pub(super) fn exit(&self) -> Exit {
         self.exit
     }
-}
 
-/// `error: …`, then one line each for the reason and what to do.
-impl fmt::Display for CliFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, line) in self.lines.iter().enumerate() {
-            match i {
-                0 => write!(f, "error: {line}")?,
-                _ => write!(f, "\n  {line}")?,
+    /// No connection was made.
+    pub(super) fn unconnected(error: &ConnectError, endpoint: &str) -> Self {
+        match error {
+            ConnectError::Address(_) => {
+                Self::new(Exit::Usage, error).advice("see --endpoint, --ca, --cert, --key and --server-name")
+            }
+            ConnectError::File(..) => Self::new(Exit::Configuration, error)
+                .advice("see --ca, --cert and --key: each is a file in PEM"),
+            ConnectError::Trouble(trouble) => {
+                let (exit, advice) = about(trouble, endpoint);
+                Self::new(exit, harmless(&error.to_string())).advice(advice)
+            }
+            ConnectError::TimedOut(Stage::Host, _) => Self::new(Exit::TryAgain, error)
+                .advice(format!("check the network between here and {endpoint}, and its firewalls")),
+            ConnectError::TimedOut(Stage::Handshake | Stage::Answer, _) => Self::new(Exit::TryAgain, error)
+                .advice(format!(
+                    "is it the vault that listens at {endpoint}, and is it overloaded? See --timeout"
+                )),
+        }
+    }
+
+    /// The deadline has passed.
+    pub(super) fn late(endpoint: &str, timeout: Duration) -> Self {
+        Self::new(Exit::TryAgain, format!("no answer from {endpoint} within {timeout:?}")).advice(
+            "what was begun goes on in the vault: repeat the command, with a longer --timeout if need be",
+        )
+    }
+
+    /// The vault refused, or the connection to it ended; `trouble` is what is
+    /// known to be wrong with the connection.
+    #[expect(clippy::disallowed_types, reason = "reads the vault's answer; makes none")]
+    pub(super) fn refused(
+        status: &tonic::Status,
+        doing: Doing,
+        trouble: Option<&Trouble>,
+        endpoint: &str,
+        timeout: Duration,
+    ) -> Self {
+        if status.get_error_details().error_info().is_some() {
+            return Self::of_status(status, doing);
+        }
+        if status.code() == Code::DeadlineExceeded {
+            return Self::late(endpoint, timeout);
+        }
+        // A status with a source was made on this side, of an error; the
+        // connection's own account of it is better.
+        let local = std::error::Error::source(status).is_some();
+        match trouble {
+            None if !local => Self::of_status(status, doing),
+            known => {
+                let trouble = known.unwrap_or(&Trouble::Ended);
+                let (exit, advice) = about(trouble, endpoint);
+                Self::new(exit, harmless(&trouble.to_string())).advice(advice)
             }
         }
-        Ok(())
     }
-}
 
-#[expect(clippy::disallowed_types, reason = "reads the vault's answer; makes none")]
-impl From<tonic::Status> for CliFailure {
-    fn from(status: tonic::Status) -> Self {
+    #[expect(clippy::disallowed_types, reason = "reads the vault's answer; makes none")]
+    fn of_status(status: &tonic::Status, doing: Doing) -> Self {
         let details = status.get_error_details();
         let info = details.error_info();
         let word = info.map(|info| info.reason.clone()).unwrap_or_default();
-        let request = info.and_then(|info| info.metadata.get("request_id"));
         let reason = Reason::ALL.into_iter().find(|r| r.as_str() == word);
-        let delay = details.retry_info().and_then(|retry| retry.retry_delay);
-
         let mut failure = Self::new(exit_of(status.code()), harmless(status.message()));
-        if word.is_empty() {
-            failure = failure.advice(format!("code: {:?}", status.code()));
-        } else {
-            failure = failure.advice(format!("reason: {}", harmless(&word)));
-        }
+        failure.told.code = Some(status.code());
+        failure.told.reason = Some(harmless(&word)).filter(|word| !word.is_empty());
+        failure.told.request_id =
+            info.and_then(|info| info.metadata.get("request_id")).map(|id| harmless(id));
+        failure.told.retry_delay = details.retry_info().and_then(|retry| retry.retry_delay);
+        let mut claims = false;
         if let Some(interaction) = interaction(status.details()) {
+            claims = !interaction.claims.is_empty();
             failure = failure.explain(&interaction);
         }
         for broken in details.bad_request().map(|b| b.field_violations.as_slice()).unwrap_or_default() {
-            failure = failure.advice(harmless(&broken.description));
+            failure = failure.note(harmless(&broken.description));
         }
-        if let Some(delay) = delay {
-            failure = failure.advice(format!("try again in {}", span(delay)));
-        }
-        if let Some(request) = request {
-            failure = failure.advice(format!("request id in the vault's log: {}", harmless(request)));
-        }
-        match reason.map(what_to_do) {
-            Some(advice) => failure.advice(advice),
-            None if matches!(status.code(), Code::Cancelled | Code::Unknown) => {
-                // The vault ends a connection whose certificate it does not take
-                // before there is a call that could carry a reason.
-                failure.exit = Exit::NotPermitted;
-                failure.advice(
-                    "the connection ended before an answer: is the certificate issued by the vault's \
-                     client_ca_file, for client use, and not expired? The vault's log says why",
-                )
-            }
-            None => failure,
+        match reason {
+            Some(reason) => failure.advice(what_to_do(reason, doing, claims)),
+            None if failure.told.reason.is_none() => failure.advice(
+                "the answer has no reason of the vault's: is it the vault that listens there, or a proxy?",
+            ),
+            None => failure.advice("the reason is one of another version: use the vault's own client"),
         }
     }
-}
 
-impl CliFailure {
     fn explain(mut self, interaction: &InteractionRequired) -> Self {
         let InteractionRequired { claims, error, suberror } = interaction;
         for (name, value) in [("provider error", error), ("provider suberror", suberror), ("claims", claims)]
         {
             if !value.is_empty() {
-                self = self.advice(format!("{name}: {}", harmless(value)));
+                self.told.details.push((name, harmless(value)));
             }
         }
         self
+    }
+
+    /// One object, for scripts.
+    pub(super) fn json(&self) -> Value {
+        let Told { message, code, reason, details, notes, retry_delay, request_id, advice } = &*self.told;
+        let details: Map<_, _> =
+            details.iter().map(|(name, value)| (name.replace(' ', "_"), value.clone().into())).collect();
+        json!({
+            "code": self.exit as u8,
+            "status": code.map(name_of),
+            "reason": reason,
+            "message": message,
+            "details": details,
+            "notes": notes,
+            "retry_after_seconds": retry_delay.map(|delay| delay.as_secs_f64()),
+            "what_to_do": advice.join("; "),
+            "request_id": request_id,
+        })
+    }
+}
+
+/// `error: …`, then one line each for the reason and what to do.
+impl fmt::Display for CliFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Told { message, code, reason, details, notes, retry_delay, request_id, advice } = &*self.told;
+        write!(f, "error: {message}")?;
+        match (reason, code) {
+            (Some(reason), _) => write!(f, "\n  reason: {reason}")?,
+            (None, Some(code)) => write!(f, "\n  code: {}", name_of(*code))?,
+            (None, None) => {}
+        }
+        for (name, value) in details {
+            write!(f, "\n  {name}: {value}")?;
+        }
+        for note in notes {
+            write!(f, "\n  {note}")?;
+        }
+        if let Some(delay) = retry_delay {
+            write!(f, "\n  try again in {}", span(*delay))?;
+        }
+        if let Some(request) = request_id {
+            write!(f, "\n  request id in the vault's log: {request}")?;
+        }
+        for line in advice {
+            write!(f, "\n  {line}")?;
+        }
+        Ok(())
     }
 }
 
@@ -127,6 +214,29 @@ fn span(delay: Duration) -> String {
         format!("{} ms", delay.as_millis())
     } else {
         format!("{} s", delay.as_millis().div_ceil(1000))
+    }
+}
+
+/// The name of a code as gRPC writes it.
+fn name_of(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -147,77 +257,6 @@ fn exit_of(code: Code) -> Exit {
     }
 }
 
-fn what_to_do(reason: Reason) -> &'static str {
-    match reason {
-        Reason::InvalidRequest => "correct the value named above",
-        Reason::AssertionMalformed => "hand in the user's access token as it came: a JWT, nothing around it",
-        Reason::AssertionRejected => {
-            "hand in an access token that the provider made out to this vault (issuer and audience as configured)"
-        }
-        Reason::AssertionAlgorithmRefused => {
-            "hand in a token signed with RS256, PS256, ES256 or another public-key algorithm"
-        }
-        Reason::AssertionKeyUnknown => {
-            "hand in a token of the configured provider, or have its jwks_uri checked"
-        }
-        Reason::AssertionRefusedByProvider => {
-            "get a fresh access token of the user; the vault's log has the provider's words"
-        }
-        Reason::AssertionExpired => "get a fresh access token of the user and try again",
-        Reason::ScopeNotGranted => {
-            "ask for scopes within the grant, or exchange again with the scopes needed"
-        }
-        Reason::PageTokenInvalid => "begin again without a page token",
-        Reason::WindowInvalid => "choose a window of 0 to 30 days",
-        Reason::ConfirmationMismatch => "give the tenant's name as the confirmation",
-        Reason::CallerUnidentified => {
-            "use a certificate with exactly one URI name, or one DNS name, from the CA the vault trusts"
-        }
-        Reason::NotPermitted => "have an operator permit it in the vault's policy",
-        Reason::GrantedScopesNotPermitted => {
-            "have an operator compare the token's scopes in the audit log with the policy"
-        }
-        Reason::TooManyInFlight => "wait, and ask for fewer things of one grant at once",
-        Reason::TenantNotFound => "check the tenant's name, or create it with `obo-vault tenant create`",
-        Reason::ClientNotFound => "check the client's name against the vault's configuration",
-        Reason::GrantNotFound => "check tenant, subject and client, or take the grant in first",
-        Reason::TenantExists => "nothing needs to be done if it is the tenant you mean",
-        Reason::TenantNameTaken => "use the tenant's name as it is written in `obo-vault tenant list`",
-        Reason::TenantPurged => "choose another name: a purged tenant's is not given out again",
-        Reason::TenantPurgeScheduled => "take the purge back first with `obo-vault tenant restore`",
-        Reason::PurgeNotScheduled => "nothing needs to be done: no purge is scheduled",
-        Reason::PurgeProtected => "schedule the purge instead, or have the configuration changed",
-        Reason::PurgeIncomplete => "repeat the purge until it says that it is complete",
-        Reason::InteractionRequired => {
-            "send the user to the provider with the claims above, then exchange the new access token"
-        }
-        Reason::GrantRevoked => "have the user sign in again, then exchange the new access token",
-        Reason::GrantLost => "have the user sign in again, then exchange the new access token",
-        Reason::GrantInDoubt => "wait: the vault finds out by itself",
-        Reason::IssuerChanged => "have the provider's settings put back, or have the user sign in again",
-        Reason::IdentityUnproven => "exchange an access token of the user instead of importing",
-        Reason::IdentityMismatch => "check the subject: the token belongs to another user",
-        Reason::NoRefreshToken => "have the client registered at the provider for offline access",
-        Reason::NoAccessToken => "look into the vault's log: the provider's answer has no access token",
-        Reason::ProviderRefused => "look into the vault's log for the provider's reason",
-        Reason::ProviderThrottled => "wait: the provider asked for a pause",
-        Reason::ProviderUnavailable => "wait, and look at the provider's state",
-        Reason::ProviderBackOff => "wait: the vault asks the provider again after the pause",
-        Reason::ProviderKeysUnusable => "have an operator check what the provider's jwks_uri answers",
-        Reason::ProviderRejectedClient => {
-            "have an operator renew the client's secret or key in the vault's configuration"
-        }
-        Reason::GrantUnreadable => "have an operator look into it: stored data was changed or moved",
-        Reason::KeyUnavailable => "have an operator check the key store and the root key",
-        Reason::AuditUnavailable => "have an operator make the audit file writable; nothing was done",
-        Reason::StoreUnavailable => "have an operator check the database and the disk",
-        Reason::MessageTooLarge => "send less, or have server.max_message_bytes raised",
-        Reason::MethodUnknown => "use a client of the vault's own version",
-        Reason::VaultOverloaded => "wait, or have an operator raise the limit named in the vault's log",
-        Reason::Internal => "report it with the vault's log lines of this time",
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::disallowed_types, reason = "plays the vault")]
 mod tests {
@@ -227,13 +266,17 @@ mod tests {
 
     use super::*;
 
+    fn refused(status: &Status) -> CliFailure {
+        CliFailure::refused(status, Doing::Reading, None, "https://127.0.0.1:1", Duration::from_secs(1))
+    }
+
     #[test]
     fn a_refusal_says_what_why_and_what_to_do() {
         let mut details = ErrorDetails::new();
         let metadata = [("request_id".to_owned(), "r-17".to_owned())];
         details.set_error_info("PROVIDER_THROTTLED", "obo-vault", metadata);
         details.set_retry_info(Some(Duration::from_millis(1500)));
-        let failure: CliFailure = Status::with_error_details(Code::Unavailable, "slow down", details).into();
+        let failure = refused(&Status::with_error_details(Code::Unavailable, "slow down", details));
         assert_eq!(failure.exit(), Exit::TryAgain);
         insta::assert_snapshot!(failure, @r"
         error: slow down
@@ -242,6 +285,11 @@ mod tests {
           request id in the vault's log: r-17
           wait: the provider asked for a pause
         ");
+        let json = failure.json();
+        assert_eq!((&json["code"], &json["reason"]), (&json!(7), &json!("PROVIDER_THROTTLED")));
+        assert_eq!((&json["message"], &json["request_id"]), (&json!("slow down"), &json!("r-17")));
+        assert_eq!(json["what_to_do"], "wait: the provider asked for a pause");
+        assert_eq!(json["retry_after_seconds"], 1.5);
     }
 
     #[test]
@@ -266,15 +314,41 @@ mod tests {
             "the user must act",
             details.encode_to_vec().into(),
         );
-        let failure: CliFailure = status.into();
+        let failure = refused(&status);
         assert_eq!(failure.exit(), Exit::MustAct);
         assert!(failure.to_string().contains(&wanted.claims), "{failure}");
+        assert_eq!(failure.json()["details"]["claims"], wanted.claims);
     }
 
     #[test]
     fn a_proxy_in_between_knows_no_reasons() {
-        let failure: CliFailure = Status::permission_denied("no").into();
+        let failure = refused(&Status::permission_denied("no"));
         assert_eq!(failure.exit(), Exit::NotPermitted);
-        assert!(failure.to_string().contains("code: PermissionDenied"));
+        assert!(failure.to_string().contains("code: PERMISSION_DENIED"));
+        assert_eq!(failure.json()["status"], "PERMISSION_DENIED");
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_connection_is_told_before_what_a_library_makes_of_it() {
+        let of = |status: &Status, trouble: Option<Trouble>| {
+            CliFailure::refused(
+                status,
+                Doing::Reading,
+                trouble.as_ref(),
+                "https://v:1",
+                Duration::from_secs(9),
+            )
+        };
+        // What tonic makes of an error of its own has that error as its source.
+        let local = Status::from_error("broken".into());
+        let ended = of(&local, None);
+        assert_eq!(ended.exit(), Exit::TryAgain);
+        assert!(!ended.to_string().contains("certificate"), "{ended}");
+        let refused = of(&local, Some(Trouble::ClientCertificate(crate::client::Refusal::Expired)));
+        assert_eq!(refused.exit(), Exit::NotPermitted);
+        assert!(refused.to_string().contains("expired"), "{refused}");
+        let late = of(&Status::deadline_exceeded("late"), None);
+        assert_eq!(late.exit(), Exit::TryAgain);
+        assert!(late.to_string().contains("--timeout"), "{late}");
     }
 }

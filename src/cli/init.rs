@@ -35,7 +35,7 @@ impl Init {
             record_file(&directory.join("obo-vault.toml"), CONFIGURATION)?,
             record_file(&directory.join("policy.cedar"), POLICY)?,
         ];
-        Ok(Shown::Many { name: "files", records, beside: Vec::new() })
+        Ok(Shown::Many { name: "files", records, beside: Vec::new(), columns: &[], empty: String::new() })
     }
 }
 

@@ -124,12 +124,15 @@ fn check_configuration(file: &Path) -> Result<Shown, CliFailure> {
         name: "findings",
         records: rows(faults, "fault").chain(rows(warnings, "warning")).collect(),
         beside: vec![("file", file.display().to_string().into()), ("usable", (count == 0).into())],
+        columns: &[],
+        empty: format!("{}: nothing is wrong with it", file.display()),
     };
     if count == 0 {
         return Ok(shown);
     }
     let what = format!("{} has {count} fault{}", file.display(), if count == 1 { "" } else { "s" });
-    Err(CliFailure::new(Exit::Configuration, what).advice("correct each, and check again").with(shown))
+    let failure = CliFailure::new(Exit::Configuration, what).advice("correct each, and check again");
+    Ok(Shown::But(Box::new(shown), failure))
 }
 
 fn named(faults: &[Fault]) -> Vec<(String, String)> {
@@ -213,7 +216,7 @@ pub struct Verify {
     files: Vec<PathBuf>,
     /// The hash of an entry as noted elsewhere, for example the `head` of an
     /// earlier check; without one, a cut end is not found.
-    #[arg(long, value_name = "HASH")]
+    #[arg(long, value_name = "HASH", allow_hyphen_values = true)]
     head: Option<String>,
 }
 
@@ -278,7 +281,7 @@ fn check_policy(check: &Check) -> Result<Record, CliFailure> {
     let checked = authz::check(&text).map_err(|error| {
         let failure =
             CliFailure::new(Exit::VerificationFailed, format!("{} is refused", check.file.display()));
-        error.faults.iter().fold(failure, |failure, fault| failure.advice(fault.to_string()))
+        error.faults.iter().fold(failure, |failure, fault| failure.note(fault.to_string()))
     })?;
     let warnings: Vec<String> = checked.warnings.iter().map(ToString::to_string).collect();
     Ok(vec![("policies", checked.policies.into()), ("warnings", warnings.into())])

@@ -1,5 +1,7 @@
 //! The only place that prints: results to standard output, errors and notes to
-//! standard error.
+//! standard error. How a table is laid out is in `table`.
+
+use std::io::{self, ErrorKind, Write};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
@@ -9,6 +11,7 @@ use crate::clock::Timestamp;
 use super::Exit;
 use super::failure::CliFailure;
 use super::harmless::harmless;
+use super::table::{self, columns};
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -36,43 +39,109 @@ pub(super) enum Shown {
         records: Vec<Record>,
         /// Values beside it.
         beside: Record,
+        /// The columns of the table, the more important first: it has as many
+        /// as fit. None named: all, in their order.
+        columns: &'static [&'static str],
+        /// What an empty list means, for people.
+        empty: String,
     },
+    /// A result, and a sentence about it for people; the same is in the values.
+    Noted(Box<Self>, String),
+    /// A result, and what went wrong on the way to it.
+    But(Box<Self>, CliFailure),
 }
 
-/// Writes a result to standard output.
-#[expect(clippy::print_stdout, reason = "the home of printing")]
-pub(super) fn show(output: Output, shown: &Shown) -> Result<(), CliFailure> {
-    let text = match output {
-        Output::Table => table(shown),
-        Output::Json => json(shown)?,
-    };
-    if !text.is_empty() {
-        println!("{text}");
+/// Writes a result to standard output, and what is to be said about it to
+/// standard error.
+pub(super) fn show(output: Output, shown: Shown) -> Result<(), CliFailure> {
+    match shown {
+        Shown::Noted(shown, note) => {
+            show(output, *shown)?;
+            if output == Output::Table {
+                to_stderr(&note);
+            }
+            Ok(())
+        }
+        Shown::But(shown, failure) => show(output, *shown).and(Err(failure)),
+        shown => {
+            if let (Output::Table, Shown::Many { records, empty, .. }) = (output, &shown)
+                && records.is_empty()
+            {
+                to_stderr(empty);
+            }
+            let text = match output {
+                Output::Table => table(&shown, table::width()),
+                Output::Json => json(&shown)?,
+            };
+            if text.is_empty() { Ok(()) } else { written(write_line(&mut io::stdout().lock(), &text)) }
+        }
     }
-    Ok(())
+}
+
+fn write_line(to: &mut impl Write, text: &str) -> io::Result<()> {
+    // Buffered output that is not flushed here is lost without a word.
+    writeln!(to, "{text}").and_then(|()| to.flush())
+}
+
+/// Who reads has enough, and that is no failure: `| head -1`. Anything else,
+/// a full disk for example, is.
+fn written(result: io::Result<()>) -> Result<(), CliFailure> {
+    match result {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(CliFailure::new(Exit::OutputLost, format!("the result cannot be written: {error}"))
+                .advice("what was asked for has been done; look before you repeat it"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a failure to standard error.
-#[expect(clippy::print_stderr, reason = "the home of printing")]
-pub(super) fn fail(failure: &CliFailure) {
-    eprintln!("{failure}");
+pub(super) fn fail(output: Output, failure: &CliFailure) {
+    match output {
+        Output::Table => to_stderr(&failure.to_string()),
+        Output::Json => to_stderr(&format!("{:#}", failure.json())),
+    }
+}
+
+fn to_stderr(text: &str) {
+    // Nobody is there to read it when that fails.
+    let _ = write_line(&mut io::stderr().lock(), text);
 }
 
 /// Writes the text of a wrong command line, or of `--help`, to where it belongs.
-pub(super) fn usage(error: &clap::Error) {
-    // Nobody is there to read it when that fails.
-    let _ = error.print();
+pub(super) fn usage(output: Output, error: &clap::Error) -> Exit {
+    if !error.use_stderr() {
+        return match written(error.print().and_then(|()| io::stdout().flush())) {
+            Ok(()) => Exit::Ok,
+            Err(failure) => {
+                fail(output, &failure);
+                failure.exit()
+            }
+        };
+    }
+    match output {
+        Output::Table => drop(error.print()),
+        Output::Json => {
+            let text = error.render().to_string();
+            let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            let message = lines.next().unwrap_or_default();
+            let failure = CliFailure::new(Exit::Usage, message.trim_start_matches("error: "));
+            fail(output, &lines.fold(failure, CliFailure::note).advice("see --help"));
+        }
+    }
+    Exit::Usage
 }
 
 fn json(shown: &Shown) -> Result<String, CliFailure> {
     let document = match shown {
         Shown::Nothing => return Ok(String::new()),
         Shown::One(record) => object(record),
-        Shown::Many { name, records, beside } => {
+        Shown::Many { name, records, beside, .. } => {
             let Value::Object(mut document) = object(beside) else { return Ok(String::new()) };
             document.insert((*name).into(), Value::Array(records.iter().map(object).collect()));
             Value::Object(document)
         }
+        Shown::Noted(shown, _) | Shown::But(shown, _) => return json(shown),
     };
     serde_json::to_string_pretty(&document)
         .map_err(|e| CliFailure::new(Exit::Unexpected, format!("cannot write JSON: {e}")))
@@ -84,14 +153,12 @@ fn object(record: &Record) -> Value {
     )
 }
 
-fn table(shown: &Shown) -> String {
+fn table(shown: &Shown, width: usize) -> String {
     let lines = match shown {
         Shown::Nothing => Vec::new(),
         Shown::One(record) => columns(&named_rows(record)),
-        Shown::Many { records, beside, .. } => {
-            let heading = records.first().map(|r| r.iter().map(|(n, _)| n.to_uppercase()).collect());
-            let rows = records.iter().map(|r| r.iter().map(|(_, v)| cell(v)).collect::<Vec<_>>());
-            let mut lines = columns(&heading.into_iter().chain(rows).collect::<Vec<_>>());
+        Shown::Many { records, beside, columns: wanted, .. } => {
+            let mut lines = many(records, wanted, width);
             let beside = columns(&named_rows(beside));
             if !lines.is_empty() && !beside.is_empty() {
                 lines.push(String::new());
@@ -99,8 +166,23 @@ fn table(shown: &Shown) -> String {
             lines.extend(beside);
             lines
         }
+        Shown::Noted(shown, _) | Shown::But(shown, _) => return table(shown, width),
     };
     lines.join("\n")
+}
+
+fn many(records: &[Record], wanted: &[&str], width: usize) -> Vec<String> {
+    let Some(first) = records.first() else { return Vec::new() };
+    let all: Vec<&str> = first.iter().map(|(name, _)| *name).collect();
+    let wanted = if wanted.is_empty() { &all } else { wanted };
+    let columns = wanted.iter().map(|wanted| {
+        let cells = records.iter().map(|record| {
+            let value = record.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
+            value.map(cell).unwrap_or_default()
+        });
+        std::iter::once(wanted.to_uppercase()).chain(cells).collect()
+    });
+    table::fit(columns.collect(), width)
 }
 
 fn named_rows(record: &Record) -> Vec<Vec<String>> {
@@ -108,19 +190,6 @@ fn named_rows(record: &Record) -> Vec<Vec<String>> {
         .iter()
         .map(|(name, value)| vec![(*name).to_owned(), cell(value)])
         .filter(|row| !row[1].is_empty())
-        .collect()
-}
-
-fn columns(rows: &[Vec<String>]) -> Vec<String> {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..count)
-        .map(|i| rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0))
-        .collect();
-    rows.iter()
-        .map(|row| {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-        })
         .collect()
 }
 
@@ -166,12 +235,14 @@ mod tests {
                 vec![("version", 12.into()), ("state", "active".into()), ("sealed_values", 40.into())],
             ],
             beside: vec![("tenant", "acme".into()), ("purge_time", Value::Null)],
+            columns: &[],
+            empty: String::new(),
         }
     }
 
     #[test]
     fn a_table_lines_up() {
-        insta::assert_snapshot!(table(&keys()), @r"
+        insta::assert_snapshot!(table(&keys(), 80), @r"
         VERSION  STATE        SEALED_VALUES
         1        deactivated  0
         12       active       40
@@ -189,9 +260,30 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_who_has_enough_is_no_failure_and_a_full_disk_is() {
+        assert!(written(Err(ErrorKind::BrokenPipe.into())).is_ok());
+        let full = written(Err(ErrorKind::StorageFull.into())).unwrap_err();
+        assert_eq!(full.exit(), Exit::OutputLost);
+    }
+
+    #[test]
+    fn what_a_table_shortens_json_has_whole() {
+        let long = "x".repeat(200);
+        let shown = Shown::Many {
+            name: "grants",
+            records: vec![vec![("subject", long.clone().into()), ("scopes", vec!["a", "b"].into())]],
+            beside: Vec::new(),
+            columns: &["subject"],
+            empty: String::new(),
+        };
+        assert!(table(&shown, 80).lines().all(|line| line.chars().count() <= 80));
+        assert!(json(&shown).unwrap().contains(&long));
+    }
+
+    #[test]
     fn a_name_from_elsewhere_cannot_steer_the_terminal() {
         let shown = Shown::One(vec![("subject", "a\u{1b}[2Jb\nc".into())]);
-        assert!(!table(&shown).contains(['\u{1b}', '\n']));
+        assert!(!table(&shown, 80).contains(['\u{1b}', '\n']));
     }
 
     #[test]

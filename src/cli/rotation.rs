@@ -6,6 +6,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::proto;
 use crate::proto::{DescribeRotationRequest, RotationPhase, RunRotationRequest};
 
+use super::Exit;
+use super::advice::Doing;
 use super::api::{Connection, missing};
 use super::failure::CliFailure;
 use super::output::{Record, Shown, state, text, time};
@@ -50,31 +52,81 @@ impl Rotation {
 
 impl Run {
     async fn run(self) -> Result<Shown, CliFailure> {
-        let mut client = self.connection.open().await?;
+        let session = self.connection.open(Doing::Rotating).await?;
         let request =
             RunRotationRequest { force_new_versions: self.force_new_versions, refresh_all: self.refresh_all };
-        let mut reports = client.rotation.run_rotation(request).await?.into_inner();
+        let mut reports = session
+            .follow(request, async |mut vault, request| vault.rotation.run_rotation(request).await)
+            .await?;
         let progress = Progress::start();
         let mut newest = None;
-        while let Some(report) = reports.message().await? {
-            if let Some(run) = report.run {
-                progress.show(&run);
-                newest = Some(run);
+        let reported = loop {
+            match reports.message().await {
+                Ok(Some(report)) => {
+                    if let Some(run) = report.run {
+                        progress.show(&run);
+                        newest = Some(run);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(status) => break Err(session.failed(&status)),
             }
-        }
+        };
         progress.finish();
-        Ok(Shown::One(record(newest.ok_or_else(|| missing("run"))?)))
+        reported?;
+        let run = newest.ok_or_else(|| missing("run"))?;
+        let failure = failed(&run);
+        let shown = Shown::One(record(run));
+        Ok(match failure {
+            Some(failure) => Shown::But(Box::new(shown), failure),
+            None => shown,
+        })
     }
+}
+
+/// What a run has not done, where there is something.
+fn failed(run: &proto::RotationRun) -> Option<CliFailure> {
+    if run.phase() != RotationPhase::Done {
+        let failure = CliFailure::new(Exit::TryAgain, "the reports ended before the run did");
+        return Some(failure.advice("the run goes on, or is resumed: see `obo-vault rotation show`"));
+    }
+    let counts =
+        [(run.refresh_failed, "could not be refreshed"), (run.reseal_failed, "could not be re-sealed")];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<_> = counts
+        .map(|(count, what)| {
+            format!("{count} sealed {} {what}", if *count == 1 { "token" } else { "tokens" })
+        })
+        .collect();
+    // A token that does not open is damage; a refresh that failed is repeated.
+    let exit = match (run.reseal_failed, run.refresh_failed) {
+        (0, 0) => return None,
+        (0, _) => Exit::TryAgain,
+        _ => Exit::Unexpected,
+    };
+    let failure = CliFailure::new(exit, format!("the run ended with failures: {}", counts.join(", ")));
+    let failure = if run.refresh_failed > 0 {
+        failure.advice("what was not refreshed stays due: run it again once the provider answers")
+    } else {
+        failure
+    };
+    Some(failure.advice("the vault's log and audit log name each grant and why"))
 }
 
 impl Show {
     async fn run(self) -> Result<Shown, CliFailure> {
-        let mut client = self.connection.open().await?;
-        let answer = client.rotation.describe_rotation(DescribeRotationRequest {}).await?.into_inner();
+        let session = self.connection.open(Doing::Looking).await?;
+        let answer = session
+            .call(DescribeRotationRequest {}, async |mut vault, request| {
+                vault.rotation.describe_rotation(request).await
+            })
+            .await?;
+        let none = answer.run.is_none();
         let mut shown = answer.run.map(record).unwrap_or_default();
         shown.push(("next_run_time", time(answer.next_run_time)));
         shown.push(("last_tick_time", time(answer.last_tick_time)));
-        Ok(Shown::One(shown))
+        let shown = Shown::One(shown);
+        Ok(if none { Shown::Noted(Box::new(shown), "there was no run yet".to_owned()) } else { shown })
     }
 }
 
@@ -166,5 +218,29 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(step(&run), ("refreshing", 5, 5));
+    }
+
+    #[test]
+    fn a_run_with_failures_is_none_that_went_well() {
+        let of = |refresh_failed, reseal_failed| {
+            let phase = RotationPhase::Done.into();
+            failed(&proto::RotationRun { phase, refresh_failed, reseal_failed, ..Default::default() })
+        };
+        assert!(of(0, 0).is_none());
+        let refresh = of(2, 0).unwrap();
+        assert_eq!(refresh.exit(), Exit::TryAgain);
+        assert!(refresh.to_string().contains("2 sealed tokens could not be refreshed"), "{refresh}");
+        let reseal = of(0, 1).unwrap();
+        assert_eq!(reseal.exit(), Exit::Unexpected);
+        assert!(reseal.to_string().contains("1 sealed token could not be re-sealed"), "{reseal}");
+        assert!(!reseal.to_string().contains("refreshed"), "{reseal}");
+        let both = of(1, 3).unwrap().to_string();
+        assert!(both.contains("1 sealed token could not be refreshed, 3 sealed tokens could not"), "{both}");
+    }
+
+    #[test]
+    fn a_run_that_is_not_seen_to_its_end_has_not_ended_well() {
+        let run = proto::RotationRun { phase: RotationPhase::Reseal.into(), ..Default::default() };
+        assert_eq!(failed(&run).unwrap().exit(), Exit::TryAgain);
     }
 }

@@ -10,6 +10,7 @@ use crate::proto::{
     PurgeTenantNowResponse, RestoreTenantRequest, RotateTenantKeyRequest, ScheduleTenantPurgeRequest,
 };
 
+use super::advice::Doing;
 use super::api::{Connection, Page, missing, parse_span, to_wire};
 use super::failure::CliFailure;
 use super::output::{Record, Shown, state, text, time};
@@ -79,72 +80,121 @@ impl Tenant {
     pub(super) async fn run(self) -> Result<Shown, CliFailure> {
         match self {
             Self::Create(Named { tenant, connection }) => {
-                let mut client = connection.open().await?;
-                let answer = client.tenants.create_tenant(CreateTenantRequest { tenant }).await?;
-                one(answer.into_inner().tenant)
+                let session = connection.open(Doing::Creating).await?;
+                let request = CreateTenantRequest { tenant };
+                let answer = session
+                    .call(request, async |mut vault, request| vault.tenants.create_tenant(request).await)
+                    .await?;
+                one(answer.tenant)
             }
             Self::List(list) => list.run().await,
-            Self::RotateKey(Named { tenant, connection }) => {
-                let mut client = connection.open().await?;
-                let answer = client.tenants.rotate_tenant_key(RotateTenantKeyRequest { tenant }).await?;
-                let key = answer.into_inner().key_version.ok_or_else(|| missing("key version"))?;
-                Ok(Shown::One(key_record(key)))
-            }
-            Self::Keys(Named { tenant, connection }) => {
-                let mut client = connection.open().await?;
-                let request = DescribeTenantKeysRequest { tenant };
-                let answer = client.tenants.describe_tenant_keys(request).await?.into_inner();
-                Ok(Shown::Many {
-                    name: "key_versions",
-                    records: answer.key_versions.into_iter().map(key_record).collect(),
-                    beside: record(answer.tenant.ok_or_else(|| missing("tenant"))?),
-                })
-            }
-            Self::SchedulePurge(SchedulePurge { tenant, window, connection }) => {
-                let mut client = connection.open().await?;
-                let request = ScheduleTenantPurgeRequest { tenant, window: Some(to_wire(window)) };
-                one(client.tenants.schedule_tenant_purge(request).await?.into_inner().tenant)
-            }
+            Self::RotateKey(named) => named.rotate_key().await,
+            Self::Keys(named) => named.keys().await,
+            Self::SchedulePurge(schedule) => schedule.run().await,
             Self::Restore(Named { tenant, connection }) => {
-                let mut client = connection.open().await?;
-                one(client.tenants.restore_tenant(RestoreTenantRequest { tenant }).await?.into_inner().tenant)
+                let session = connection.open(Doing::Managing).await?;
+                let request = RestoreTenantRequest { tenant };
+                let answer = session
+                    .call(request, async |mut vault, request| vault.tenants.restore_tenant(request).await)
+                    .await?;
+                one(answer.tenant)
             }
             Self::Purge(purge) => purge.run().await,
         }
     }
 }
 
+impl Named {
+    async fn rotate_key(self) -> Result<Shown, CliFailure> {
+        let session = self.connection.open(Doing::Managing).await?;
+        let request = RotateTenantKeyRequest { tenant: self.tenant };
+        let answer = session
+            .call(request, async |mut vault, request| vault.tenants.rotate_tenant_key(request).await)
+            .await?;
+        Ok(Shown::One(key_record(answer.key_version.ok_or_else(|| missing("key version"))?)))
+    }
+
+    async fn keys(self) -> Result<Shown, CliFailure> {
+        let session = self.connection.open(Doing::Looking).await?;
+        let empty = format!("tenant {} has no key versions", self.tenant);
+        let request = DescribeTenantKeysRequest { tenant: self.tenant };
+        let answer = session
+            .call(request, async |mut vault, request| vault.tenants.describe_tenant_keys(request).await)
+            .await?;
+        Ok(Shown::Many {
+            name: "key_versions",
+            records: answer.key_versions.into_iter().map(key_record).collect(),
+            beside: record(answer.tenant.ok_or_else(|| missing("tenant"))?),
+            columns: &[],
+            empty,
+        })
+    }
+}
+
+impl SchedulePurge {
+    async fn run(self) -> Result<Shown, CliFailure> {
+        let session = self.connection.open(Doing::Managing).await?;
+        let request = ScheduleTenantPurgeRequest { tenant: self.tenant, window: Some(to_wire(self.window)) };
+        let answer = session
+            .call(request, async |mut vault, request| vault.tenants.schedule_tenant_purge(request).await)
+            .await?;
+        one(answer.tenant)
+    }
+}
+
 impl List {
     async fn run(self) -> Result<Shown, CliFailure> {
         let Page { page_size, page_token } = self.page;
-        let mut client = self.connection.open().await?;
+        let session = self.connection.open(Doing::Looking).await?;
         let request = ListTenantsRequest { page_size, page_token };
-        let answer = client.tenants.list_tenants(request).await?.into_inner();
+        let answer = session
+            .call(request, async |mut vault, request| vault.tenants.list_tenants(request).await)
+            .await?;
         Ok(Shown::Many {
             name: "tenants",
             records: answer.tenants.into_iter().map(record).collect(),
             beside: vec![("next_page_token", text(answer.next_page_token))],
+            columns: &["tenant", "state", "grant_count", "purge_time", "active_key_version", "create_time"],
+            empty: "there are no tenants".to_owned(),
         })
     }
 }
 
 impl Purge {
     async fn run(self) -> Result<Shown, CliFailure> {
-        let mut client = self.connection.open().await?;
+        let session = self.connection.open(Doing::Purging).await?;
+        let tenant = self.tenant.clone();
         let request = PurgeTenantNowRequest { tenant: self.tenant, confirm: self.confirm };
-        let PurgeTenantNowResponse {
-            key_versions_destroyed,
-            grants_deleted,
-            live_erase_time,
-            trial_open_failed,
-        } = client.tenants.purge_tenant_now(request).await?.into_inner();
-        Ok(Shown::One(vec![
-            ("key_versions_destroyed", key_versions_destroyed.into()),
-            ("grants_deleted", grants_deleted.into()),
-            ("live_erase_time", time(live_erase_time)),
-            ("trial_open_failed", trial(grants_deleted, trial_open_failed)),
-        ]))
+        let answer = session
+            .call(request, async |mut vault, request| vault.tenants.purge_tenant_now(request).await)
+            .await?;
+        Ok(purged(&tenant, answer))
     }
+}
+
+fn purged(tenant: &str, answer: PurgeTenantNowResponse) -> Shown {
+    let PurgeTenantNowResponse {
+        key_versions_destroyed,
+        grants_deleted,
+        live_erase_time,
+        trial_open_failed,
+        already_purged,
+    } = answer;
+    let at = time(live_erase_time);
+    let note = match at.as_str() {
+        Some(at) if already_purged => {
+            format!("tenant {tenant} was purged already, at {at}: nothing was left to do")
+        }
+        _ => format!("tenant {tenant} is purged: its keys are destroyed and its grants deleted"),
+    };
+    let shown = Shown::One(vec![
+        ("already_purged", already_purged.into()),
+        ("key_versions_destroyed", key_versions_destroyed.into()),
+        ("grants_deleted", grants_deleted.into()),
+        ("live_erase_time", at),
+        ("trial_open_failed", trial(grants_deleted, trial_open_failed)),
+    ]);
+    Shown::Noted(Box::new(shown), note)
 }
 
 /// Without a token there was nothing to try.
@@ -180,4 +230,24 @@ fn key_record(key: proto::KeyVersion) -> Record {
         ("create_time", time(create_time)),
         ("key_id", key_id.into()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_purge_says_that_it_is_one() {
+        let of = |already_purged| {
+            let live_erase_time = Some(prost_types::Timestamp { seconds: 0, nanos: 0 });
+            let answer = PurgeTenantNowResponse { already_purged, live_erase_time, ..Default::default() };
+            let Shown::Noted(_, note) = purged("acme", answer) else { panic!("there is no sentence") };
+            note
+        };
+        assert_eq!(
+            of(true),
+            "tenant acme was purged already, at 1970-01-01T00:00:00.000Z: nothing was left to do"
+        );
+        assert_eq!(of(false), "tenant acme is purged: its keys are destroyed and its grants deleted");
+    }
 }

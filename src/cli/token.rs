@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::proto::{GetAccessTokenRequest, GetAccessTokenResponse};
 
+use super::advice::Doing;
 use super::api::{Connection, GrantName, parse_span, to_wire};
 use super::failure::CliFailure;
 use super::output::{Shown, time};
@@ -24,7 +25,7 @@ pub struct Get {
     #[command(flatten)]
     grant: GrantName,
     /// A scope the token must have; repeat it for more. None: those of the grant.
-    #[arg(long = "scope", value_name = "SCOPE")]
+    #[arg(long = "scope", value_name = "SCOPE", allow_hyphen_values = true)]
     scopes: Vec<String>,
     /// The resource the token is for, an absolute URI (RFC 8707).
     #[arg(long, value_name = "URI", default_value = "", hide_default_value = true)]
@@ -58,8 +59,10 @@ impl Get {
             min_remaining_life: self.min_remaining_life.map(to_wire),
             claims_challenge: self.claims_challenge,
         };
-        let mut client = self.connection.open().await?;
-        let answer = client.tokens.get_access_token(request).await?.into_inner();
+        let session = self.connection.open(Doing::Reading).await?;
+        let answer = session
+            .call(request, async |mut vault, request| vault.tokens.get_access_token(request).await)
+            .await?;
         Ok(show(answer))
     }
 }

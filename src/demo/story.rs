@@ -29,7 +29,7 @@ mod turning;
 pub use invitation::invite;
 pub use stage::Stage;
 
-use narrator::{Narrator, say};
+use narrator::{Narrator, TITLE, good, say, tell};
 
 /// Tells the story with all its files in `directory`. The stage is still up
 /// afterwards.
@@ -62,13 +62,13 @@ pub async fn tell(directory: &Path) -> Result<Stage, Broken> {
     narrator.step("The audit log of all this is verified", end::audit(&stage)).await?;
 
     let took = clock.instant().since(begun).as_secs_f64();
-    say(&format!("All {} steps went as they should, in {took:.1} s.", narrator.steps()));
+    good(&format!("All {} steps went as they should, in {took:.1} s.", narrator.steps()));
     Ok(stage)
 }
 
 fn open(stage: &Stage) {
     say("");
-    say("obo-vault at work, on loopback, with a provider and certificates of its own");
+    tell(TITLE, "obo-vault at work, on loopback, with a provider and certificates of its own");
     say("");
     say(&format!("    provider  {}   each refresh token works once", stage.provider.issuer()));
     say(&format!("    vault     https://{}  gRPC with mutual TLS", stage.vault.address()));

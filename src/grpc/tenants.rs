@@ -145,13 +145,14 @@ impl Api for Tenants {
             at::<PurgeTenantNow, _>(&tenant, confirm)
         };
         let purged = self.pipeline.call(context, convert, |permit, confirm, _origin| async move {
-            let Purged { key_versions, grants, erased_at, trial_open_failed } =
+            let Purged { key_versions, grants, erased_at, trial_open_failed, already } =
                 service.purge_now(&permit, &confirm).await?;
             Ok(PurgeTenantNowResponse {
                 key_versions_destroyed: key_versions,
                 grants_deleted: grants,
                 live_erase_time: Some(convert::time(erased_at)),
                 trial_open_failed,
+                already_purged: already,
             })
         });
         answer(purged.await)

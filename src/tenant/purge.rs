@@ -29,6 +29,8 @@ pub struct Purged {
     /// Whether a sealed token of the tenant was tried with the keys gone, and
     /// did not open. `false` where there was none to try.
     pub trial_open_failed: bool,
+    /// Whether the tenant had been purged before, and nothing was left to do.
+    pub already: bool,
 }
 
 impl TenantService {
@@ -69,7 +71,7 @@ impl TenantService {
         if let TenantState::Purged { erased_at } = known.state {
             let versions = self.keyring.versions(id).await?;
             let key_versions = u32::try_from(versions.len()).unwrap_or(u32::MAX);
-            return Ok(Purged { key_versions, grants: 0, erased_at, trial_open_failed: false });
+            return Ok(Purged { key_versions, grants: 0, erased_at, trial_open_failed: false, already: true });
         }
         self.recorded(id, "intent", None).await?;
         // From here on no commit makes an openable row (invariant I9) …
@@ -119,7 +121,7 @@ impl TenantService {
         let finished = self.store.finish_purge(id, erased_at).await?;
         finished.map_err(|_| Failure::new(Reason::Internal, "the tenant left PURGING during its purge"))?;
         self.recorded(id, "purged", Some(grants)).await?;
-        Ok(Purged { key_versions, grants, erased_at, trial_open_failed })
+        Ok(Purged { key_versions, grants, erased_at, trial_open_failed, already: false })
     }
 
     /// A purge is on record before it begins and when it has ended, whoever or

@@ -15,12 +15,18 @@ pub(super) const GRACE: &str = "grace";
 
 pub(super) async fn purge(stage: &Stage) -> Result<Details, Broken> {
     let request = PurgeTenantNowRequest { tenant: CONTOSO.into(), confirm: CONTOSO.into() };
-    let PurgeTenantNowResponse { key_versions_destroyed, grants_deleted, live_erase_time, trial_open_failed } =
-        stage.caller("purger")?.tenants.purge_tenant_now(request).await?.into_inner();
+    let PurgeTenantNowResponse {
+        key_versions_destroyed,
+        grants_deleted,
+        live_erase_time,
+        trial_open_failed,
+        already_purged,
+    } = stage.caller("purger")?.tenants.purge_tenant_now(request).await?.into_inner();
     let grants = u64::try_from(users().count()).unwrap_or(0);
     expect(grants_deleted == grants, format!("{grants_deleted} of {grants} grants were deleted"))?;
     expect(key_versions_destroyed == 2, "not every key version was destroyed")?;
     expect(trial_open_failed, "no sealed token was tried with the keys gone")?;
+    expect(!already_purged, "somebody has purged the tenant before")?;
     expect(live_erase_time.is_some(), "the keys are not gone from the files")?;
     Ok(vec![
         format!("{key_versions_destroyed} key versions destroyed, gone from the files and their logs"),

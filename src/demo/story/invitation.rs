@@ -2,9 +2,12 @@
 //! printed.
 
 use std::path::Path;
+use std::time::Duration;
+
+use anstyle::Style;
 
 use super::end::{FABRIKAM, GRACE};
-use super::narrator::say;
+use super::narrator::{ASIDE, COMMAND, paint, say, tell};
 use super::stage::{SERVICES, Service, Stage};
 
 /// Prints what can be tried.
@@ -12,19 +15,36 @@ pub fn invite(stage: &Stage) {
     let directory = stage.files.directory();
     let address = stage.vault.address();
     say("");
-    say("It stays up for you to try. In another terminal, begin with");
+    if let Some(moved) = clock_note(stage.ahead()) {
+        tell(Style::new(), &moved);
+        say("");
+    }
+    tell(Style::new(), "It stays up for you to try. In another terminal, begin with");
     say("");
-    say(&format!("cd {}", quoted(&directory.display().to_string())));
-    say(&format!("export OBO_VAULT_ENDPOINT=https://{address} OBO_VAULT_CA=ca.pem"));
+    // Commands are not wrapped: each works as it is printed.
+    paint(COMMAND, &format!("cd {}", quoted(&directory.display().to_string())));
+    paint(COMMAND, &format!("export OBO_VAULT_ENDPOINT=https://{address} OBO_VAULT_CA=ca.pem"));
     for (what, commands) in tries(&place_program(directory), &address.to_string()) {
         say("");
-        say(&format!("# {what}"));
+        paint(ASIDE, &format!("# {what}"));
         for command in commands {
-            say(&command);
+            paint(COMMAND, &command);
         }
     }
     say("");
-    say("Ctrl-C ends it and removes its files.");
+    tell(Style::new(), "Ctrl-C ends it and removes its files.");
+}
+
+/// That the story has moved the clock, where it has: the vault's times are not
+/// those of the reader's clock.
+fn clock_note(ahead: Duration) -> Option<String> {
+    let minutes = (ahead.as_secs() + 30) / 60;
+    (minutes > 0).then(|| {
+        format!(
+            "The clock of the vault and its provider is {minutes} minutes ahead of yours: the story moved it. \
+             So are the times in what they show, in the log and in the audit log."
+        )
+    })
 }
 
 /// What to try (without an apostrophe: not every shell skips comments that are
@@ -109,6 +129,13 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_moved_is_spoken_of() {
+        let note = clock_note(Duration::from_millis(62 * 60_000 - 15)).unwrap();
+        assert!(note.contains("62 minutes ahead"), "{note}");
+        assert_eq!(clock_note(Duration::ZERO), None);
+    }
 
     #[test]
     fn a_path_with_a_space_is_one_word() {

@@ -108,6 +108,11 @@ impl Stage {
         self.clock.advance(span);
     }
 
+    /// How far that clock is ahead of the machine's.
+    pub(super) fn ahead(&self) -> Duration {
+        self.clock.now().since(SystemClock::new().now())
+    }
+
     /// A second vault, over the files of somebody else.
     pub(super) async fn another_vault(&self, directory: &Path) -> Result<(Files, RunningVault), Broken> {
         let files = Files::create(directory, &Upstream::of(&self.provider), &settings(), 0);
