@@ -12,7 +12,7 @@
 //!
 //! deploy/obo-vault.production.toml explains each key. In reading order:
 //!
-//! - one file per table: [`server`], [`storage`] (store, root key, audit,
+//! - one file per table: [`server`] with [`callers`] and `limits`, [`storage`] (store, root key, audit,
 //!   policy, tenants), [`cache`], [`imports`], [`rotation`], `provider`, `client`,
 //!   [`log`];
 //! - [`fault`]: what is wrong with a configuration;
@@ -26,10 +26,12 @@ use crate::domain::id::ClientId;
 use crate::idp::{ClientSpec, ProviderSpec};
 
 pub mod cache;
+pub mod callers;
 mod client;
 pub mod fault;
 mod file;
 pub mod imports;
+mod limits;
 pub mod log;
 mod parse;
 mod provider;
@@ -40,6 +42,7 @@ pub mod storage;
 mod table;
 
 pub use cache::Cache;
+pub use callers::Callers;
 pub use fault::{ConfigFaults, Fault};
 pub use imports::Imports;
 pub use log::{Log, LogFormat};

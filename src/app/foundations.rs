@@ -11,12 +11,16 @@ use crate::config::{self, Config};
 use crate::grpc::listen;
 use crate::idp::Idp;
 use crate::keyring::FileRootKey;
+use crate::metrics::Counters;
 
 use super::{Ambient, StartError, because, providers, tls};
 
 /// The parts that need no store.
 pub(super) struct Foundations {
+    pub(super) metrics: Arc<Counters>,
     pub(super) security: listen::Security,
+    /// What can be read anew of it, where there is TLS.
+    pub(super) tls: Option<Arc<tls::ServerTls>>,
     pub(super) authorizer: Arc<Authorizer>,
     pub(super) idp: Arc<Idp>,
     pub(super) audit: Arc<AuditLog>,
@@ -25,8 +29,12 @@ pub(super) struct Foundations {
 
 impl Foundations {
     pub(super) fn check(config: &Config, ambient: &Ambient) -> Result<Self, StartError> {
+        let metrics = Arc::new(Counters::new());
+        let (security, tls) = tls::security(&config.server.transport, &ambient.clock, &metrics)?;
         Ok(Self {
-            security: tls::security(&config.server.transport)?,
+            metrics,
+            security,
+            tls,
             authorizer: Arc::new(load_policy(&config.policy_file)?),
             idp: Arc::new(providers::build(config, &ambient.clock, &ambient.entropy)?),
             audit: open_audit(&config.audit, &ambient.clock)?,
