@@ -8,6 +8,8 @@
 //!   providers, audit log, root key;
 //! - `assembly`: the stores, and the vault's parts put together over them;
 //! - `announce`: what the log says of it all;
+//! - `tls`: certificates and authorities from files; `descriptors`: enough of
+//!   them for connections;
 //! - `upkeep`: what a serving vault does by itself;
 //! - [`reload`]: renewing what comes from files; `renewals`: what that is.
 
@@ -31,6 +33,7 @@ use crate::shutdown::Shutdown;
 
 mod announce;
 mod assembly;
+mod descriptors;
 mod foundations;
 mod providers;
 pub mod reload;
@@ -39,6 +42,7 @@ mod tls;
 mod upkeep;
 
 pub use assembly::Stores;
+pub use tls::ServerTls;
 
 use assembly::Assembly;
 use foundations::Foundations;
@@ -107,6 +111,9 @@ pub struct App {
     listener: TcpListener,
     metrics_listener: Option<TcpListener>,
     security: listen::Security,
+    tls: Option<Arc<ServerTls>>,
+    limits: grpc::limits::Limits,
+    entropy: SharedEntropy,
     pipeline: Arc<Pipeline>,
     pages: Pages,
     services: Services,
@@ -164,6 +171,7 @@ impl App {
         let renewals = renewals::all(&config, &foundations);
         let stores = open(&config.store)?;
         let (security, authorizer) = (foundations.security.clone(), Arc::clone(&foundations.authorizer));
+        let tls = foundations.tls.clone();
         let vault = Assembly::put_together(&config, &ambient, foundations, stores).await?;
         vault.recover().await?;
         vault.first_signs_of_life().await?;
@@ -182,6 +190,9 @@ impl App {
             serving,
             metrics_listener,
             security,
+            tls,
+            limits: descriptors::fit(&config.server.limits),
+            entropy: Arc::clone(&ambient.entropy),
             pipeline: vault.pipeline(authorizer, &ambient)?,
             pages: vault.pages(),
             options: grpc::Options {
@@ -219,6 +230,13 @@ impl App {
         self.listener.local_addr()
     }
 
+    /// The certificates, which can be read anew while the vault serves; none
+    /// where it serves plain text.
+    #[must_use]
+    pub fn tls(&self) -> Option<Arc<ServerTls>> {
+        self.tls.clone()
+    }
+
     /// Serves until the shutdown is triggered, then ends what is under way.
     ///
     /// # Errors
@@ -226,12 +244,12 @@ impl App {
     /// The schedule cannot be set up, or the server fails.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), StartError> {
         let address = self.address().map_err(because("serving"))?;
-        let (router, health) = grpc::router(&self.pipeline, self.services.clone(), &self.pages, self.options)
+        let (api, health) = grpc::api(&self.pipeline, self.services.clone(), &self.pages, self.options)
             .map_err(because("setting up reflection"))?;
         let schedule = schedule::start(
             self.timetable,
             self.services.rotation.clone(),
-            self.clock,
+            Arc::clone(&self.clock),
             Arc::clone(&self.metrics),
             shutdown.clone(),
         )
@@ -246,22 +264,26 @@ impl App {
             rotation.stop();
         });
         if let Some(listener) = self.metrics_listener {
-            tokio::spawn(upkeep::serve_metrics(listener, self.metrics, shutdown.clone()));
+            tokio::spawn(upkeep::serve_metrics(listener, Arc::clone(&self.metrics), shutdown.clone()));
         }
 
         self.serving.tell(address);
-        let connections = listen::connections(self.listener, self.security);
-        let stopping = shutdown.clone();
-        let serving =
-            router.serve_with_incoming_shutdown(connections, async move { stopping.triggered().await });
-        let mut serving = std::pin::pin!(serving);
-        let served = tokio::select! {
-            served = &mut serving => served,
-            () = overdue(&shutdown, self.drain) => {
-                tracing::warn!("callers are still connected after the drain time; leaving them");
-                Ok(())
-            }
+        let serving = listen::Serving {
+            api,
+            security: self.security,
+            limits: self.limits,
+            max_message_bytes: self.options.max_message_bytes,
+            drain: self.drain,
+            clock: self.clock,
+            entropy: self.entropy,
+            metrics: self.metrics,
         };
+        tokio::select! {
+            () = listen::serve(self.listener, serving, shutdown.clone()) => {}
+            () = overdue(&shutdown, self.drain) => {
+                tracing::warn!("calls are still under way after the drain time; leaving them");
+            }
+        }
         shutdown.trigger();
 
         // Rule 8: what is on its way to a provider is awaited, not dropped.
@@ -272,7 +294,7 @@ impl App {
         // What they hold is closed before this returns.
         let _ = tokio::time::timeout(self.drain, async { tokio::join!(upkeep, schedule) }).await;
         tracing::info!(drained, "stopped");
-        served.map_err(because("serving"))
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Who is calling: from the certificates of a connection to a [`Caller`].
 //!
 //! A caller has exactly one identity or is refused. It is read from the leaf
-//! certificate's subject alternative names, once per connection and never per
-//! call; that the chain is trusted has been checked by the TLS handshake.
+//! certificate's subject alternative names, and counts only where the authority
+//! that issued it may name it ([`Trust`]), at the time of each call
+//! ([`Credential`]).
 //!
 //! - one URI name is the identity, whatever else the certificate says; SPIFFE
 //!   IDs must be in their canonical form, so that two spellings are never two
@@ -13,6 +14,10 @@
 //!
 //! Names that the vault gives itself start with a scheme no certificate may
 //! claim ([`RESERVED_SCHEMES`]).
+//!
+//! In reading order: this file; [`names`]: whom an authority may name;
+//! [`trust`]: a chain at a time; [`credential`]: a connection's chain, asked
+//! again at every call.
 
 use std::fmt;
 
@@ -23,6 +28,14 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::domain::failure::Failure;
 use crate::domain::id::CallerId;
 use crate::domain::reason::Reason;
+
+pub mod credential;
+pub mod names;
+pub mod trust;
+
+pub use credential::{Credential, PresentTrust};
+pub use names::{Names, TrustDomain};
+pub use trust::{Authority, Trust, Validity, Verified};
 
 /// Somebody whose identity has been established. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,8 +65,8 @@ impl Caller {
     }
 }
 
-/// Establishes the caller of a connection from the certificates its peer
-/// presented, leaf first.
+/// Reads whom a chain of certificates names, leaf first; whether anybody vouches
+/// for it is not asked here.
 ///
 /// # Errors
 ///
@@ -90,6 +103,17 @@ pub enum Unidentified {
     InvalidName,
     /// Its URI name has a scheme that the vault keeps for itself.
     ReservedName,
+    /// A certificate of its chain has expired.
+    Expired,
+    /// A certificate of its chain is not valid yet.
+    NotYetValid,
+    /// It is not for the use by a client.
+    WrongUsage,
+    /// No authority of the configuration vouches for it, or its root is not
+    /// valid now.
+    Untrusted,
+    /// The authority that vouches for it may not name this caller.
+    NotItsToName,
 }
 
 impl fmt::Display for Unidentified {
@@ -104,6 +128,13 @@ impl fmt::Display for Unidentified {
             Self::InvalidSpiffeId => "the certificate's SPIFFE ID is not in canonical form",
             Self::InvalidName => "the certificate's name is no proper URI or host name",
             Self::ReservedName => "the certificate's URI name has a scheme kept for the vault",
+            Self::Expired => "a certificate of the peer's chain has expired",
+            Self::NotYetValid => "a certificate of the peer's chain is not valid yet",
+            Self::WrongUsage => "the certificate is not for client authentication",
+            Self::Untrusted => "no CA of the configuration, valid now, vouches for the certificate",
+            Self::NotItsToName => {
+                "the CA that issued the certificate may not name this caller (server.callers)"
+            }
         })
     }
 }
@@ -174,14 +205,33 @@ fn is_spiffe_id(uri: &str) -> bool {
     else {
         return false;
     };
-    !trust_domain.is_empty()
-        && trust_domain
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
+    is_trust_domain(trust_domain)
         && path.split('/').all(|segment| {
             !matches!(segment, "" | "." | "..")
                 && segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
         })
+}
+
+fn is_trust_domain(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
+}
+
+/// Whether text is the identity of a caller in the form that policies and
+/// `server.callers` name it.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<CallerId, Unidentified> {
+    match name.strip_prefix("dns:") {
+        Some(host) if check_host(host)? == host => {}
+        Some(_) => return Err(Unidentified::InvalidName),
+        None => drop(check_uri(name)?),
+    }
+    CallerId::new(name).map_err(|_| Unidentified::InvalidName)
 }
 
 fn check_host(host: &str) -> Result<String, Unidentified> {

@@ -12,8 +12,8 @@
 //!
 //! deploy/obo-vault.production.toml explains each key. In reading order:
 //!
-//! - one file per table: [`server`], [`storage`] (store, root key, keys,
-//!   audit, policy, tenants), [`cache`], [`imports`], [`rotation`], `provider`, `client`,
+//! - one file per table: [`server`] with [`callers`] and `limits`, [`storage`] (store, root
+//!   key, keys, audit, policy, tenants), [`cache`], [`imports`], [`rotation`], `provider`, `client`,
 //!   [`log`];
 //! - [`fault`]: what is wrong with a configuration;
 //! - `source` merges file and environment, `table` walks the result, `parse`
@@ -30,10 +30,12 @@ use crate::domain::id::ClientId;
 use crate::idp::{ClientSpec, ProviderSpec};
 
 pub mod cache;
+pub mod callers;
 mod client;
 pub mod fault;
 mod file;
 pub mod imports;
+mod limits;
 pub mod log;
 mod parse;
 mod provider;
@@ -47,6 +49,7 @@ pub mod storage;
 mod table;
 
 pub use cache::Cache;
+pub use callers::Callers;
 pub use client::ClientFiles;
 pub use fault::{ConfigFaults, Fault};
 pub use imports::Imports;

@@ -92,7 +92,11 @@ impl GrantService {
         assertion: UnverifiedAssertion,
     ) -> Result<VerifiedAssertion, Failure> {
         let TokenWanted { tenant, client, target: _ } = permit.resource();
-        let user = self.client(client)?.verify_assertion(permit.caller().id(), &assertion).await.map_err(assertion_failure)?;
+        let user = self
+            .client(client)?
+            .verify_assertion(permit.caller().id(), &assertion)
+            .await
+            .map_err(assertion_failure)?;
         if user.tenant != *tenant {
             return Err(Failure::new(
                 Reason::AssertionRejected,

@@ -10,13 +10,14 @@
 //! - [`status`]: reasons to statuses, the only place that makes one;
 //! - [`deadline`]: calls whose deadline passes;
 //! - [`page`]: page tokens;
-//! - [`listen`]: connections: TLS, and who is at the other end.
+//! - [`listen`]: connections: TLS, and who is at the other end; `places`: who
+//!   has one; `serve`: its calls and its end; `unfinished`: requests that have
+//!   not arrived; [`limits`]: their bounds.
 
 use std::sync::Arc;
 
-use tonic::transport::Server;
-use tonic::transport::server::Router;
-use tower::layer::util::{Identity, Stack};
+use tonic::service::Routes;
+use tower::Layer as _;
 
 use crate::proto;
 
@@ -24,12 +25,16 @@ mod context;
 pub mod convert;
 pub mod deadline;
 pub mod grants;
+pub mod limits;
 pub mod listen;
 pub mod page;
+mod places;
 pub mod rotations;
+mod serve;
 pub mod status;
 pub mod tenants;
 pub mod tokens;
+mod unfinished;
 
 use crate::pipeline::Pipeline;
 use page::Pages;
@@ -58,19 +63,20 @@ pub struct Options {
     pub create_tenant_at_enrolment: bool,
 }
 
-type Layers = Stack<status::DescribeLayer, Stack<deadline::DeadlineLayer, Identity>>;
+/// The API as one service.
+pub type Api = deadline::Deadline<status::Describe<Routes>>;
 
-/// The API as a router, and the switch of its health service.
+/// The API, and the switch of its health service.
 ///
 /// # Errors
 ///
 /// When the embedded descriptors cannot be served; a defect.
-pub fn router(
+pub fn api(
     pipeline: &Arc<Pipeline>,
     services: Services,
     pages: &Pages,
     options: Options,
-) -> Result<(Router<Layers>, tonic_health::server::HealthReporter), tonic_reflection::server::Error> {
+) -> Result<(Api, tonic_health::server::HealthReporter), tonic_reflection::server::Error> {
     let Services { token, grant, tenant, rotation } = services;
     let limit = options.max_message_bytes;
     let tokens = tokens::Tokens { pipeline: Arc::clone(pipeline), service: token };
@@ -84,26 +90,7 @@ pub fn router(
     let rotations = rotations::Rotations { pipeline: Arc::clone(pipeline), service: rotation };
     let (health, health_service) = tonic_health::server::health_reporter();
 
-    let (reflection, reflection_alpha) = if options.reflection {
-        let v1 = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?;
-        let alpha = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1alpha()?;
-        (Some(v1), Some(alpha))
-    } else {
-        (None, None)
-    };
-
-    let router = Server::builder()
-        .layer(deadline::DeadlineLayer)
-        .layer(status::DescribeLayer)
-        .add_service(health_service)
-        .add_optional_service(reflection)
-        .add_optional_service(reflection_alpha)
+    let mut routes = Routes::new(health_service.max_decoding_message_size(limit))
         .add_service(
             proto::token_service_server::TokenServiceServer::new(tokens).max_decoding_message_size(limit),
         )
@@ -117,5 +104,16 @@ pub fn router(
             proto::rotation_service_server::RotationServiceServer::new(rotations)
                 .max_decoding_message_size(limit),
         );
-    Ok((router, health))
+    if options.reflection {
+        let described = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        routes = routes
+            .add_service(described().build_v1()?.max_decoding_message_size(limit))
+            .add_service(described().build_v1alpha()?.max_decoding_message_size(limit));
+    }
+    let api = deadline::DeadlineLayer.layer(status::DescribeLayer.layer(routes.prepare()));
+    Ok((api, health))
 }

@@ -53,6 +53,12 @@ pub struct Counters {
     scheduler_last_tick: AtomicI64,
     rotations_failed: AtomicU64,
     clients_rejected: AtomicU64,
+    handshakes_failed: AtomicU64,
+    handshakes_evicted: AtomicU64,
+    connections_refused: AtomicU64,
+    requests_unfinished: AtomicU64,
+    connections_open: AtomicI64,
+    server_certificate_ends: AtomicI64,
     calls: Calls,
     rotation_last_success: AtomicI64,
     reloads_failed: AtomicU64,
@@ -155,6 +161,36 @@ impl Counters {
         add_one(&self.clients_rejected);
     }
 
+    /// A handshake failed or took too long.
+    pub fn handshake_failed(&self) {
+        add_one(&self.handshakes_failed);
+    }
+
+    /// A handshake was given up for a newer one, for want of places.
+    pub fn handshake_evicted(&self) {
+        add_one(&self.handshakes_evicted);
+    }
+
+    /// A bound of connections was reached: one was closed, or refused.
+    pub fn connection_refused(&self) {
+        add_one(&self.connections_refused);
+    }
+
+    /// A request was refused that had not arrived in full.
+    pub fn request_unfinished(&self) {
+        add_one(&self.requests_unfinished);
+    }
+
+    /// So many connections are open, those in their handshake included.
+    pub fn connections_open(&self, count: usize) {
+        self.connections_open.store(i64::try_from(count).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// The certificate that the vault shows to callers ends then.
+    pub fn server_certificate_ends(&self, at: Timestamp) {
+        self.server_certificate_ends.store(at.unix_seconds(), Ordering::Relaxed);
+    }
+
     /// A call of the API was answered: well, or with a reason.
     pub fn call(&self, action: Action, reason: Option<Reason>) {
         add_one(&self.calls.0[Calls::index(action, reason)]);
@@ -199,6 +235,26 @@ impl Counters {
                 &self.clients_rejected,
                 "Answers in which a provider rejects the vault's own client credentials.",
             ),
+            (
+                "handshakes_failed_total",
+                &self.handshakes_failed,
+                "Connections that failed in their handshake or took too long for it.",
+            ),
+            (
+                "handshakes_evicted_total",
+                &self.handshakes_evicted,
+                "Handshakes given up for newer ones, for want of places.",
+            ),
+            (
+                "connections_refused_total",
+                &self.connections_refused,
+                "Connections closed or refused since a bound of server.limits was reached.",
+            ),
+            (
+                "requests_unfinished_total",
+                &self.requests_unfinished,
+                "Requests refused that had not arrived in full.",
+            ),
             ("scheduler_ticks_total", &self.scheduler_ticks, "Heartbeats of the scheduler."),
             (
                 "rotations_failed_total",
@@ -242,6 +298,16 @@ impl Counters {
                 "reload_last_success_timestamp_seconds",
                 &self.reload_last_success,
                 "Last time at which a file that was looked at again came into force; 0: none yet.",
+            ),
+            (
+                "connections_open",
+                &self.connections_open,
+                "Connections that are open, those in their handshake included.",
+            ),
+            (
+                "server_certificate_not_after_timestamp_seconds",
+                &self.server_certificate_ends,
+                "End of the certificate that the vault shows to callers; 0: none.",
             ),
             (
                 "scheduler_last_tick_timestamp_seconds",
@@ -312,6 +378,10 @@ mod tests {
         count(&Counters::audit_failure);
         count(&Counters::store_failure);
         count(&Counters::client_rejected);
+        count(&Counters::handshake_failed);
+        count(&Counters::handshake_evicted);
+        count(&Counters::connection_refused);
+        count(&Counters::request_unfinished);
         count(&|counters| counters.scheduler_tick(Timestamp(1_700_000_000_999)));
         count(&Counters::rotation_failed);
         count(&|counters| counters.call(Action::GetAccessToken, None));
@@ -321,6 +391,8 @@ mod tests {
         counters.reload_failed();
         counters.reloads_failing(17);
         counters.reload_succeeded(Timestamp(1_700_000_120_000));
+        counters.connections_open(4711);
+        counters.server_certificate_ends(Timestamp(1_700_000_120_000));
         let text = counters.render();
         let idle: Vec<_> = text.lines().filter(|line| line.ends_with(" 0")).collect();
         assert!(idle.is_empty(), "not counted here: {idle:?}");

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use obo_vault::config::{Config, Durability, Environment, Transport};
-use obo_vault::domain::id::ClientId;
+use obo_vault::domain::id::{CallerId, ClientId};
 use obo_vault::domain::profile::Reuse;
 use obo_vault::idp::{ClientAuth, SigningAlg, TenantRule};
 
@@ -32,7 +32,13 @@ impl Directory {
         ] {
             dir.write(private, text, 0o600);
         }
-        for public in ["tls/server.pem", "tls/callers-ca.pem", "tls/id-ca.pem", "secrets/portal.pem"] {
+        for public in [
+            "tls/server.pem",
+            "tls/callers-ca.pem",
+            "tls/partner-ca.pem",
+            "tls/id-ca.pem",
+            "secrets/portal.pem",
+        ] {
             dir.write(public, certificate, 0o644);
         }
         dir.write("policy.cedar", &fs::read_to_string("deploy/policy.cedar").unwrap(), 0o644);
@@ -135,8 +141,19 @@ fn the_minimal_sample_is_a_configuration() {
 fn the_production_sample_is_a_configuration() {
     let dir = Directory::sample("obo-vault.production.toml");
     let config = dir.load(&SECRET).unwrap();
-    let Transport::MutualTls { key_file, .. } = &config.server.transport else { panic!("not mTLS") };
+    let Transport::MutualTls { key_file, callers, .. } = &config.server.transport else { panic!("not mTLS") };
     assert_eq!(*key_file, dir.path("tls/server.key"));
+    let (own, partner) = (&callers[0], &callers[1]);
+    assert_eq!(own.ca_file, dir.path("tls/callers-ca.pem"));
+    for (callers, caller, named) in [
+        (own, "spiffe://example.org/operator", true),
+        (own, "spiffe://partner.example/sync", false),
+        (partner, "spiffe://partner.example/sync", true),
+        (partner, "dns:batch.partner.example", true),
+        (partner, "spiffe://example.org/operator", false),
+    ] {
+        assert_eq!(callers.names.include(&CallerId::new(caller).unwrap()), named, "{caller}");
+    }
     assert_eq!(config.store.path, dir.path("var/lib/obo-vault/vault.db"));
     assert_eq!(config.warnings, []);
     assert_eq!(config.rotation.time_zone.name(), "Europe/Berlin");
@@ -167,6 +184,7 @@ fn the_defaults_are_those_the_sample_names() {
     assert_eq!(minimal.rotation.refresh_every, None);
     assert_eq!(minimal.server.max_message_bytes, production.server.max_message_bytes);
     assert_eq!(minimal.server.drain, production.server.drain);
+    assert_eq!(minimal.server.limits, production.server.limits);
     assert_eq!(minimal.providers["example"].budget, production.providers["entra"].budget);
     assert_eq!(minimal.providers["example"].subject_claims, ["oid", "sub"]);
 }
@@ -501,6 +519,56 @@ fn a_check_finds_what_a_start_would_and_writes_nothing() {
     let (code, document) = check(&dir);
     assert_eq!(code, Some(3));
     assert_eq!(document["findings"].as_array().unwrap().len(), 2, "{document}");
+}
+
+#[test]
+fn whom_an_authority_may_name_is_checked() {
+    let tls = "[server]\nlisten = \"127.0.0.1:8443\"\ntls.certificate_file = \"tls/server.pem\"\n\
+               tls.key_file = \"tls/server.key\"\n";
+    let cases = [
+        ("[[server.callers]]\ntrust_domain = \"a\"", "server.callers[0].ca_file: is required"),
+        (
+            "[[server.callers]]\nca_file = \"tls/id-ca.pem\"",
+            "server.callers[0]: needs trust_domain, or names",
+        ),
+        (
+            "[[server.callers]]\nca_file = \"tls/id-ca.pem\"\ntrust_domain = \"*.org\"",
+            "trust_domain: must be",
+        ),
+        ("[[server.callers]]\nca_file = \"tls/id-ca.pem\"\nnames = [\"spiffe://a/*\"]", "names: must be"),
+        ("[[server.callers]]\nca_file = \"tls/id-ca.pem\"\nnames = [\"dns:A.example\"]", "names: must be"),
+        (
+            "[[server.callers]]\nca_file = \"tls/id-ca.pem\"\npath_prefix = \"/a\"\nnames = [\"urn:a\"]",
+            "path_prefix: is a part",
+        ),
+        (
+            "[[server.callers]]\nca_file = \"tls/id-ca.pem\"\ntrust_domain = \"a\"\npath_prefix = \"a\"",
+            "path_prefix: must begin",
+        ),
+        (
+            "[[server.callers]]\nca_file = \"tls/id-ca.pem\"\ntrust_domain = \"a\"\nname = \"x\"",
+            "server.callers[0].name: is not a key",
+        ),
+        (
+            "[[server.callers]]\nca_file = \"tls/absent.pem\"\ntrust_domain = \"a\"",
+            "tls/absent.pem cannot be read",
+        ),
+        ("callers = []", "server.callers: must be tables"),
+        ("callers = [\"a\"]", "server.callers: must be tables"),
+        ("", "server.tls.client_ca_file: is required, or [[server.callers]]"),
+        (
+            "tls.client_ca_file = \"tls/id-ca.pem\"\n[[server.callers]]\nca_file = \"tls/id-ca.pem\"\ntrust_domain = \"a\"",
+            "client_ca_file: must be left out",
+        ),
+        (
+            "plain_text_caller = \"urn:a\"\n[[server.callers]]\nca_file = \"tls/id-ca.pem\"\ntrust_domain = \"a\"",
+            "server.callers: must be left out",
+        ),
+    ];
+    for (callers, expected) in cases {
+        let faults = Directory::with(&format!("{tls}{callers}\n")).load(&[]).unwrap_err();
+        assert!(faults.contains(expected), "{callers}:\n{faults}");
+    }
 }
 
 #[test]

@@ -74,10 +74,9 @@ impl Assembly {
         foundations: Foundations,
         stores: Stores,
     ) -> Result<Self, StartError> {
-        let Foundations { security: _, authorizer, idp, audit, root } = foundations;
+        let Foundations { metrics, security: _, tls: _, authorizer, idp, audit, root } = foundations;
         let Stores { tokens: store, keys } = stores;
         let Ambient { clock, entropy } = ambient.clone();
-        let metrics = Arc::new(Counters::new());
         let keyring = Arc::new(Keyring::new(
             Arc::new(root),
             keys,

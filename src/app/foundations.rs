@@ -12,12 +12,16 @@ use crate::config::{self, Config};
 use crate::grpc::listen;
 use crate::idp::Idp;
 use crate::keyring::FileRootKey;
+use crate::metrics::Counters;
 
 use super::{Ambient, StartError, because, failed, providers, tls};
 
 /// The parts that need no store.
 pub(super) struct Foundations {
+    pub(super) metrics: Arc<Counters>,
     pub(super) security: listen::Security,
+    /// What can be read anew of it, where there is TLS.
+    pub(super) tls: Option<Arc<tls::ServerTls>>,
     pub(super) authorizer: Arc<Authorizer>,
     pub(super) idp: Arc<Idp>,
     pub(super) audit: Arc<AuditLog>,
@@ -28,13 +32,16 @@ impl Foundations {
     /// Checks all of them, so that what is wrong is said at once; the audit log,
     /// which is written to, is opened last and where nothing else is wrong.
     pub(super) fn check(config: &Config, ambient: &Ambient) -> Result<Self, StartError> {
-        let security = tls::security(&config.server.transport);
+        let metrics = Arc::new(Counters::new());
+        let security = tls::security(&config.server.transport, &ambient.clock, &metrics);
         let authorizer = load_policy(&config.policy_file);
         let idp = providers::build(config, &ambient.clock, &ambient.entropy);
         let root = load_root_key(&config.root_key_file);
         match (security, authorizer, idp, root) {
-            (Ok(security), Ok(authorizer), Ok(idp), Ok(root)) => Ok(Self {
+            (Ok((security, tls)), Ok(authorizer), Ok(idp), Ok(root)) => Ok(Self {
+                metrics,
                 security,
+                tls,
                 authorizer: Arc::new(authorizer),
                 idp: Arc::new(idp),
                 audit: open_audit(&config.audit, &ambient.clock)?,
@@ -53,7 +60,7 @@ impl Foundations {
 pub(super) fn faults(config: &Config, ambient: &Ambient) -> Vec<StartError> {
     let audit = &config.audit.file;
     let looks = [
-        tls::security(&config.server.transport).err(),
+        tls::security(&config.server.transport, &ambient.clock, &Arc::default()).err(),
         load_policy(&config.policy_file).err(),
         providers::build(config, &ambient.clock, &ambient.entropy).err(),
         load_root_key(&config.root_key_file).err(),

@@ -10,6 +10,7 @@ use crate::config::{self, ClientFiles, Config, ConfigFaults, Environment, Settin
 use crate::domain::chain::error_chain;
 use crate::idp::{Client, Idp};
 
+use super::ServerTls;
 use super::foundations::Foundations;
 use super::reload::{Reloadable, Reloaded};
 
@@ -28,6 +29,9 @@ pub(super) fn all(config: &Config, foundations: &Foundations) -> Vec<Box<dyn Rel
             authorizer: Arc::clone(&foundations.authorizer),
         }),
     ];
+    if let Some(tls) = &foundations.tls {
+        items.push(Box::new(Arc::clone(tls)));
+    }
     for (id, files) in &config.client_files {
         let (Some(client), Some(spec)) = (foundations.idp.client(id), config.clients.get(id)) else {
             continue;
@@ -72,6 +76,21 @@ impl Reloadable for AuditFile {
         }
         tracing::info!("{reopened}");
         Ok(Reloaded::Changed)
+    }
+}
+
+/// Who the vault is, and whose callers it takes.
+impl Reloadable for Arc<ServerTls> {
+    fn name(&self) -> &'static str {
+        ServerTls::name(self)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        ServerTls::files(self)
+    }
+
+    fn reload(&self, now: Timestamp) -> Result<Reloaded, String> {
+        ServerTls::reload(self, now).map(reloaded)
     }
 }
 

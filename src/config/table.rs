@@ -224,6 +224,31 @@ impl<'a> Table<'a> {
         names.iter().filter_map(|name| parent.section(name, |table| read(name, table))).collect()
     }
 
+    /// Reads each table of the list `key`; those with faults are left out.
+    pub(super) fn each<T>(&mut self, key: &str, read: impl Fn(&mut Table<'_>, usize) -> Option<T>) -> Vec<T> {
+        let items = match self.entries.remove(key).map(|v| v.kind) {
+            None => return Vec::new(),
+            Some(ValueKind::Array(items)) if !items.is_empty() => items,
+            Some(_) => {
+                self.fault(key, format!("must be tables, [[{}]], at least one", self.path_of(key)));
+                return Vec::new();
+            }
+        };
+        let mut found = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let path = format!("{}[{index}]", self.path_of(key));
+            let ValueKind::Table(entries) = item.kind else {
+                self.fault(key, format!("must be tables, [[{}]]", self.path_of(key)));
+                continue;
+            };
+            let entries = entries.into_iter().collect();
+            let mut table = Table { path, entries, context: self.context };
+            found.extend(read(&mut table, index));
+            table.finish();
+        }
+        found
+    }
+
     /// The keys of the table `key`, which stays.
     pub(super) fn keys_of(&self, key: &str) -> Vec<String> {
         match self.entries.get(key).map(|v| &v.kind) {

@@ -12,6 +12,8 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 
+use crate::clock::Timestamp;
+
 /// The authority and where it writes.
 pub struct Pki {
     directory: PathBuf,
@@ -99,6 +101,20 @@ impl Pki {
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = names.to_vec();
+        self.issue(&params, file)
+    }
+
+    /// A client certificate with one URI that ends at this time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pki::client`], or the time is none a certificate can hold.
+    pub fn caller_until(&self, file: &str, uri: &str, until: Timestamp) -> Result<Pair, PkiError> {
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+        params.not_after = time::OffsetDateTime::from_unix_timestamp(until.unix_seconds())
+            .map_err(|e| PkiError(e.to_string()))?;
         self.issue(&params, file)
     }
 

@@ -12,11 +12,12 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::app::{Ambient, App, StartError, Stores};
+use crate::app::{Ambient, App, ServerTls, StartError, Stores};
 use crate::client::{Address, Client};
 use crate::config::{self, Config};
 use crate::keyring::FileRootKey;
@@ -235,6 +236,7 @@ pub struct RunningVault {
     address: SocketAddr,
     directory: PathBuf,
     shutdown: Shutdown,
+    tls: Option<Arc<ServerTls>>,
     task: JoinHandle<Result<(), StartError>>,
 }
 
@@ -261,15 +263,21 @@ impl RunningVault {
         let config = Config::load(&files.config()).map_err(setup)?;
         let app = App::build_over(config, ambient, open).await.map_err(setup)?;
         let address = app.address().map_err(setup)?;
-        let shutdown = Shutdown::new();
+        let (shutdown, tls) = (Shutdown::new(), app.tls());
         let task = tokio::spawn(app.run(shutdown.clone()));
-        Ok(Self { address, directory: files.directory().to_owned(), shutdown, task })
+        Ok(Self { address, directory: files.directory().to_owned(), shutdown, tls, task })
     }
 
     /// Where it is.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its certificates, to be read anew; none where it serves plain text.
+    #[must_use]
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.tls.as_deref()
     }
 
     /// A client of the caller of that name.

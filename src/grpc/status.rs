@@ -91,6 +91,28 @@ pub(super) fn deadline_exceeded() -> tonic::codegen::http::Response<tonic::body:
     Status::deadline_exceeded("the caller's deadline has passed; what was begun goes on").into_http()
 }
 
+/// The answer to a call of a peer who is nobody any more, where no service of the
+/// vault's own gives it.
+pub(super) fn unidentified() -> tonic::codegen::http::Response<tonic::body::Body> {
+    bare(Reason::CallerUnidentified).into_http()
+}
+
+/// For a request whose place was needed, or that did not arrive.
+pub(super) fn overloaded() -> Status {
+    bare(Reason::VaultOverloaded)
+}
+
+/// For a request that broke off.
+pub(super) fn broken(error: Box<dyn std::error::Error + Send + Sync>) -> Status {
+    Status::from_error(error)
+}
+
+/// The status of a reason alone.
+fn bare(reason: Reason) -> Status {
+    let (code, text) = meaning(reason);
+    Status::with_details(code, text, encoded(code, text, details(reason, "", None, None)).into())
+}
+
 /// What each reason is on the wire.
 #[must_use]
 pub fn meaning(reason: Reason) -> (Code, &'static str) {
@@ -244,11 +266,8 @@ fn describe(headers: &mut tonic::codegen::http::HeaderMap) {
         Code::Internal | Code::InvalidArgument => Reason::InvalidRequest,
         _ => return,
     };
-    let (code, text) = meaning(reason);
-    let status =
-        Status::with_details(code, text, encoded(code, text, details(reason, "", None, None)).into());
     // A constant text is always a valid header.
-    let _ = status.add_header(headers);
+    let _ = bare(reason).add_header(headers);
 }
 
 #[cfg(test)]

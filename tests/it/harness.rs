@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use obo_vault::app::{Ambient, Stores};
 use obo_vault::client::Client;
-use obo_vault::clock::ShiftedClock;
+use obo_vault::clock::{Clock as _, ShiftedClock};
 use obo_vault::config;
 use obo_vault::demo::provider::{DevProvider, Options};
 use obo_vault::demo::stand::{Files, RunningVault, Settings, Upstream};
@@ -91,28 +91,45 @@ impl Stand {
 
     /// A bare connection of the caller of that name.
     pub(crate) async fn channel(&self, caller: &str) -> Channel {
+        self.try_channel(caller).await.unwrap()
+    }
+
+    pub(crate) async fn try_channel(&self, caller: &str) -> Result<Channel, tonic::transport::Error> {
+        self.try_channel_trusting(caller, &self.files.pki().ca()).await
+    }
+
+    pub(crate) async fn try_channel_trusting(
+        &self,
+        caller: &str,
+        ca: &std::path::Path,
+    ) -> Result<Channel, tonic::transport::Error> {
         let file = |name: String| std::fs::read(self.files.directory().join(name)).unwrap();
         let identity = Identity::from_pem(file(format!("{caller}.pem")), file(format!("{caller}.key")));
-        self.endpoint("https", Some(identity)).connect().await.unwrap()
+        self.endpoint("https", Some(identity), ca).connect().await
     }
 
     /// One of somebody without a certificate.
     pub(crate) async fn anonymous_channel(&self, scheme: &str) -> Result<Channel, tonic::transport::Error> {
-        self.endpoint(scheme, None).connect().await
+        self.endpoint(scheme, None, &self.files.pki().ca()).connect().await
     }
 
-    fn endpoint(&self, scheme: &str, identity: Option<Identity>) -> Endpoint {
+    fn endpoint(&self, scheme: &str, identity: Option<Identity>, ca: &std::path::Path) -> Endpoint {
         let endpoint = Endpoint::from_shared(format!("{scheme}://{}", self.address())).unwrap();
         if scheme == "http" {
             return endpoint;
         }
-        let ca = Certificate::from_pem(std::fs::read(self.files.pki().ca()).unwrap());
+        let ca = Certificate::from_pem(std::fs::read(ca).unwrap());
         let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
         let tls = match identity {
             Some(identity) => tls.identity(identity),
             None => tls,
         };
         endpoint.tls_config(tls).unwrap()
+    }
+
+    /// The vault reads its certificates anew.
+    pub(crate) fn reload_tls(&self) -> Result<bool, String> {
+        self.vault.as_ref().unwrap().tls().unwrap().reload(self.clock.now())
     }
 
     pub(crate) fn address(&self) -> std::net::SocketAddr {

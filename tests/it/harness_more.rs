@@ -1,7 +1,7 @@
 //! More of the stand: operators, the rotation job, and the vault's own files
 //! while it is stopped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use obo_vault::client::Client;
@@ -10,6 +10,9 @@ use obo_vault::domain::id::TenantId;
 use obo_vault::proto;
 use obo_vault::store::sqlite::{SqliteKeyStore, SqliteStore};
 use obo_vault::store::{KeyStore as _, StoreError};
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::{Stand, TENANT, token_request};
 
@@ -215,4 +218,22 @@ pub(crate) async fn start_rotation(
 /// A vault that has stopped may need a moment to let go of its files.
 async fn opened<T>(open: impl Fn() -> Result<T, StoreError>) -> T {
     eventually("the end of the lock", async || open().ok()).await
+}
+
+impl Stand {
+    /// Whether the caller of that name gets a connection on which it is answered
+    /// anything, health to begin with.
+    pub(crate) async fn is_let_in(&self, caller: &str) -> bool {
+        answers(self.try_channel(caller).await).await
+    }
+
+    /// The same for one that trusts the server of this authority.
+    pub(crate) async fn is_let_in_trusting(&self, caller: &str, ca: &Path) -> bool {
+        answers(self.try_channel_trusting(caller, ca).await).await
+    }
+}
+
+async fn answers(channel: Result<Channel, tonic::transport::Error>) -> bool {
+    let Ok(channel) = channel else { return false };
+    HealthClient::new(channel).check(HealthCheckRequest::default()).await.is_ok()
 }
