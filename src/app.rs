@@ -7,7 +7,11 @@
 //! - `foundations`: what can be checked without making a file: TLS, policy,
 //!   providers, audit log, root key;
 //! - `assembly`: the stores, and the vault's parts put together over them;
-//! - `upkeep`: what a serving vault does by itself.
+//! - `belonging`: whether the stores belong together, and whether one is an older
+//!   copy;
+//! - `upkeep`: what a serving vault does by itself;
+//! - [`stopped`]: what an operator decides about the stores of one that does not
+//!   serve.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,8 +32,10 @@ use crate::schedule::{self, Timetable};
 use crate::shutdown::Shutdown;
 
 mod assembly;
+mod belonging;
 mod foundations;
 mod providers;
+pub mod stopped;
 mod tls;
 mod upkeep;
 

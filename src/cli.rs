@@ -9,8 +9,8 @@
 //!
 //! - over the API: [`token`], [`grant`], [`tenant`], [`rotation`], with the
 //!   connection in [`api`];
-//! - on this machine: [`init`], and [`local`] with serve, demo, audit verify
-//!   and policy check;
+//! - on this machine: [`init`], [`store`], and [`local`] with serve, demo, audit
+//!   verify and policy check;
 //! - [`failure`]: what went wrong, as text and as exit code;
 //! - [`output`]: the only place that prints.
 
@@ -27,6 +27,7 @@ pub mod init;
 pub mod local;
 pub mod output;
 pub mod rotation;
+pub mod store;
 pub mod tenant;
 pub mod token;
 
@@ -111,6 +112,9 @@ enum Command {
     /// Run the rotation job, or see how it went.
     #[command(subcommand)]
     Rotation(rotation::Rotation),
+    /// Decide about the databases of a vault that is stopped.
+    #[command(subcommand)]
+    Store(store::Store),
     /// Check an audit log.
     #[command(subcommand)]
     Audit(local::Audit),
@@ -155,6 +159,7 @@ async fn execute(command: Command) -> Result<Shown, CliFailure> {
         Command::Grant(grant) => grant.run().await,
         Command::Tenant(tenant) => tenant.run().await,
         Command::Rotation(rotation) => rotation.run().await,
+        Command::Store(store) => store.run().await,
         Command::Audit(audit) => audit.run(),
         Command::Policy(policy) => policy.run(),
     }

@@ -54,6 +54,8 @@ pub struct Counters {
     clients_rejected: AtomicU64,
     calls: Calls,
     rotation_last_success: AtomicI64,
+    tenants_without_keys: AtomicI64,
+    restore_unconfirmed: AtomicI64,
 }
 
 impl Counters {
@@ -122,6 +124,16 @@ impl Counters {
     /// A step of the rotation job failed and is tried again.
     pub fn rotation_failed(&self) {
         add_one(&self.rotations_failed);
+    }
+
+    /// How many tenants are out of service for want of a key.
+    pub fn tenants_without_keys(&self, count: usize) {
+        self.tenants_without_keys.store(i64::try_from(count).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether the token store is an older copy that no operator has confirmed.
+    pub fn restore_unconfirmed(&self, is_so: bool) {
+        self.restore_unconfirmed.store(is_so.into(), Ordering::Relaxed);
     }
 
     /// A provider rejected the vault's own client credentials.
@@ -196,7 +208,17 @@ impl Counters {
                 }
             }
         }
-        for (name, time, help) in [
+        for (name, value, help) in [
+            (
+                "tenants_without_keys",
+                &self.tenants_without_keys,
+                "Tenants out of service since their keys do not fit their grants.",
+            ),
+            (
+                "restore_unconfirmed",
+                &self.restore_unconfirmed,
+                "1: the token store is an older copy, and nothing is redeemed until an operator confirms it.",
+            ),
             (
                 "scheduler_last_tick_timestamp_seconds",
                 &self.scheduler_last_tick,
@@ -209,7 +231,7 @@ impl Counters {
             ),
         ] {
             head(&mut text, name, "gauge", help);
-            let _ = writeln!(text, "obo_vault_{name} {}", time.load(Ordering::Relaxed));
+            let _ = writeln!(text, "obo_vault_{name} {}", value.load(Ordering::Relaxed));
         }
         text
     }
@@ -270,6 +292,8 @@ mod tests {
         count(&|counters| counters.call(Action::GetAccessToken, None));
         count(&|counters| counters.call(Action::GetAccessToken, Some(Reason::GrantLost)));
         count(&|counters| counters.call(Action::ALL[Action::ALL.len() - 1], Some(Reason::ALL[0])));
+        counters.tenants_without_keys(20);
+        counters.restore_unconfirmed(true);
         counters.rotation_succeeded(Timestamp(1_700_000_060_000));
         let text = counters.render();
         let idle: Vec<_> = text.lines().filter(|line| line.ends_with(" 0")).collect();

@@ -39,6 +39,9 @@ fn the_help_of_every_command() {
         &["tenant", "purge"],
         &["rotation", "run"],
         &["rotation", "show"],
+        &["store"],
+        &["store", "confirm-restore"],
+        &["store", "adopt"],
         &["audit", "verify"],
         &["policy", "check"],
     ];

@@ -21,11 +21,16 @@ pub(super) struct Foundations {
     pub(super) idp: Arc<Idp>,
     pub(super) audit: Arc<AuditLog>,
     pub(super) root: FileRootKey,
+    /// Whether the audit log had entries before this start.
+    pub(super) audit_has_entries: bool,
 }
 
 impl Foundations {
     pub(super) fn check(config: &Config, ambient: &Ambient) -> Result<Self, StartError> {
+        // Looked at before it is opened, which makes it.
+        let audit_has_entries = fs::metadata(&config.audit.file).is_ok_and(|file| file.len() > 0);
         Ok(Self {
+            audit_has_entries,
             security: tls::security(&config.server.transport)?,
             authorizer: Arc::new(load_policy(&config.policy_file)?),
             idp: Arc::new(providers::build(config, &ambient.clock, &ambient.entropy)?),
@@ -41,7 +46,7 @@ fn load_policy(path: &Path) -> Result<Authorizer, StartError> {
     Authorizer::load(&text).map_err(because(doing()))
 }
 
-fn open_audit(audit: &config::Audit, clock: &SharedClock) -> Result<Arc<AuditLog>, StartError> {
+pub(super) fn open_audit(audit: &config::Audit, clock: &SharedClock) -> Result<Arc<AuditLog>, StartError> {
     let durability = match audit.durability {
         config::Durability::Fsync => Durability::Fsync,
         config::Durability::Os => Durability::Os,

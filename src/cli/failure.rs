@@ -196,6 +196,9 @@ fn what_to_do(reason: Reason) -> &'static str {
         }
         Reason::GrantUnreadable => "have an operator look into it: stored data was changed or moved",
         Reason::KeyUnavailable => "have an operator check the key store and the root key",
+        Reason::RestoreUnconfirmed => {
+            "have an operator put the newest database back, or confirm this one: obo-vault store confirm-restore"
+        }
         Reason::AuditUnavailable => "have an operator make the audit file writable; nothing was done",
         Reason::StoreUnavailable => "have an operator check the database and the disk",
         Reason::MessageTooLarge => "send less, or have server.max_message_bytes raised",

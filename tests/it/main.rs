@@ -27,6 +27,7 @@ mod provider_faults;
 mod purge;
 mod refusal;
 mod relay;
+mod restore;
 mod revoke;
 mod rotation;
 mod secrets;

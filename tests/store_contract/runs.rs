@@ -1,6 +1,7 @@
 //! Rotation runs, the deployment's identity, and the store's own health.
 
 use obo_vault::domain::rotation::{Counts, Phase, Run, RunOptions, Trigger};
+use obo_vault::store::Standing;
 use uuid::Uuid;
 
 use crate::Make;
