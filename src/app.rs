@@ -7,11 +7,15 @@
 //! - `foundations`: what can be checked without making a file: TLS, policy,
 //!   providers, audit log, root key;
 //! - `assembly`: the stores, and the vault's parts put together over them;
+//! - `belonging`: whether the stores belong together, and whether one is an older
+//!   copy;
 //! - `announce`: what the log says of it all;
 //! - `tls`: certificates and authorities from files; `descriptors`: enough of
 //!   them for connections;
 //! - `upkeep`: what a serving vault does by itself;
-//! - [`reload`]: renewing what comes from files; `renewals`: what that is.
+//! - [`reload`]: renewing what comes from files; `renewals`: what that is;
+//! - [`stopped`]: what an operator decides about the stores of one that does not
+//!   serve.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -33,11 +37,13 @@ use crate::shutdown::Shutdown;
 
 mod announce;
 mod assembly;
+mod belonging;
 mod descriptors;
 mod foundations;
 mod providers;
 pub mod reload;
 mod renewals;
+pub mod stopped;
 mod tls;
 mod upkeep;
 

@@ -9,7 +9,7 @@
 //!
 //! - over the API: [`token`], [`grant`], [`tenant`], [`rotation`], with the
 //!   connection in [`api`];
-//! - on this machine: [`init`], and [`local`] with serve, config check, demo,
+//! - on this machine: [`init`], [`store`], and [`local`] with serve, config check, demo,
 //!   audit verify and policy check;
 //! - [`failure`]: what went wrong, as text and as exit code, with `advice` on
 //!   what to do;
@@ -30,6 +30,7 @@ pub mod init;
 pub mod local;
 pub mod output;
 pub mod rotation;
+pub mod store;
 mod table;
 pub mod tenant;
 pub mod token;
@@ -118,6 +119,9 @@ enum Command {
     /// Run the rotation job, or see how it went.
     #[command(subcommand)]
     Rotation(rotation::Rotation),
+    /// Decide about the databases of a vault that is stopped.
+    #[command(subcommand)]
+    Store(store::Store),
     /// Check an audit log.
     #[command(subcommand)]
     Audit(local::Audit),
@@ -197,6 +201,7 @@ async fn execute(command: Command) -> Result<Shown, CliFailure> {
         Command::Grant(grant) => grant.run().await,
         Command::Tenant(tenant) => tenant.run().await,
         Command::Rotation(rotation) => rotation.run().await,
+        Command::Store(store) => store.run().await,
         Command::Audit(audit) => audit.run(),
         Command::Config(configuration) => configuration.run(),
         Command::Policy(policy) => policy.run(),

@@ -64,6 +64,8 @@ pub struct Counters {
     reloads_failed: AtomicU64,
     reloads_failing: AtomicI64,
     reload_last_success: AtomicI64,
+    tenants_without_keys: AtomicI64,
+    restore_unconfirmed: AtomicI64,
 }
 
 impl Counters {
@@ -154,6 +156,16 @@ impl Counters {
     /// Files were looked at again, and what they say is in force.
     pub fn reload_succeeded(&self, at: Timestamp) {
         self.reload_last_success.store(at.unix_seconds(), Ordering::Relaxed);
+    }
+
+    /// How many tenants are out of service for want of a key.
+    pub fn tenants_without_keys(&self, count: usize) {
+        self.tenants_without_keys.store(i64::try_from(count).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether the token store is an older copy that no operator has confirmed.
+    pub fn restore_unconfirmed(&self, is_so: bool) {
+        self.restore_unconfirmed.store(is_so.into(), Ordering::Relaxed);
     }
 
     /// A provider rejected the vault's own client credentials.
@@ -310,6 +322,16 @@ impl Counters {
                 "End of the certificate that the vault shows to callers; 0: none.",
             ),
             (
+                "tenants_without_keys",
+                &self.tenants_without_keys,
+                "Tenants out of service since their keys do not fit their grants.",
+            ),
+            (
+                "restore_unconfirmed",
+                &self.restore_unconfirmed,
+                "1: the token store is an older copy, and nothing is redeemed until an operator confirms it.",
+            ),
+            (
                 "scheduler_last_tick_timestamp_seconds",
                 &self.scheduler_last_tick,
                 "Last heartbeat of the scheduler; 0: none yet.",
@@ -387,6 +409,8 @@ mod tests {
         count(&|counters| counters.call(Action::GetAccessToken, None));
         count(&|counters| counters.call(Action::GetAccessToken, Some(Reason::GrantLost)));
         count(&|counters| counters.call(Action::ALL[Action::ALL.len() - 1], Some(Reason::ALL[0])));
+        counters.tenants_without_keys(20);
+        counters.restore_unconfirmed(true);
         counters.rotation_succeeded(Timestamp(1_700_000_060_000));
         counters.reload_failed();
         counters.reloads_failing(17);

@@ -7,7 +7,7 @@
 //! stood: each step finds out from the store what is still to do.
 //!
 //! - [`plan`]: what is due, as pure functions;
-//! - [`apply`]: the four steps;
+//! - [`apply`]: the four steps, of which `retire` is the last;
 //! - [`budget`]: how fast each provider is asked.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +34,7 @@ use crate::store::Store;
 pub mod apply;
 pub mod budget;
 pub mod plan;
+mod retire;
 
 /// What can be set.
 #[derive(Debug, Clone, Copy)]
@@ -123,13 +124,17 @@ impl RotationService {
     ///
     /// # Errors
     ///
-    /// The store cannot be written; nothing was begun.
+    /// The store cannot be written, or it is an older copy that no operator has
+    /// confirmed; nothing was begun.
     pub async fn start(
         &self,
         _permit: &Permit<RunRotation>,
         options: RunOptions,
         trigger: Trigger,
     ) -> Result<watch::Receiver<Run>, Failure> {
+        // A version that an older token store does not name may be one that the
+        // newest one does.
+        self.parts.redeemer.check_confirmed()?;
         let _one_at_a_time = self.starting.lock().await;
         if let Some(running) = self.under_way() {
             return Ok(running);
@@ -158,7 +163,7 @@ impl RotationService {
         _permit: &Permit<RunRotation>,
     ) -> Result<Option<watch::Receiver<Run>>, Failure> {
         let _one_at_a_time = self.starting.lock().await;
-        if self.under_way().is_some() {
+        if self.under_way().is_some() || self.parts.redeemer.check_confirmed().is_err() {
             return Ok(None);
         }
         match self.newest().await? {

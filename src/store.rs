@@ -8,7 +8,8 @@
 //!   by number, never a key's bytes;
 //! - [`KeyStore`]: wrapped tenant keys, kept out of the other's backups.
 //!
-//! `attempts` and `enrolments` are what it is told of those, and what it answers.
+//! `attempts` and `enrolments` are what it is told of those, and what it answers;
+//! `standing` is what the two say of themselves.
 //!
 //! [`sqlite`] is the back-end of one node; every back-end passes the same
 //! contract (`tests/store_contract.rs`).
@@ -32,6 +33,7 @@ use crate::seal::Sealed;
 mod attempts;
 mod enrolments;
 pub mod sqlite;
+mod standing;
 
 pub use attempts::{
     Advance, AdvanceRefused, AnswerOf, Claim, ClaimRefused, Dates, OpenAttempt, Renewed, Settled,
@@ -39,6 +41,7 @@ pub use attempts::{
 pub use enrolments::{
     Enrolment, EnrolmentCommit, EnrolmentKind, EnrolmentRefused, EnrolmentStage, ImportMark, OpenEnrolment,
 };
+pub use standing::{KeyStanding, Mark, Standing};
 
 /// The store failed. Nothing of the operation has happened, except where its own
 /// acknowledgement was lost. Every operation may be told again with the same
@@ -310,37 +313,6 @@ pub trait Store: Send + Sync + 'static {
     async fn erase_deleted(&self) -> Result<bool, StoreError>;
     /// Whether the store can be written right now; for health.
     async fn check_writable(&self) -> Result<(), StoreError>;
-}
-
-/// What a token store says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// The vault it belongs to; `None` in a file that no vault has served from.
-    pub vault: Option<Uuid>,
-    /// Whether it has no tenant.
-    pub is_empty: bool,
-    /// Only ever grows, so that an older copy shows.
-    pub counter: u64,
-}
-
-/// What a key store says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyStanding {
-    /// The vault it belongs to; `None` in a file that no vault has served from.
-    pub vault: Option<Uuid>,
-    /// Whether it has no key and no tombstone.
-    pub is_empty: bool,
-    /// How far the token store had come when it was last noted.
-    pub mark: Option<Mark>,
-}
-
-/// How far a token store had come, with the proof of who noted it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// The token store's counter.
-    pub counter: u64,
-    /// A keyed hash of it.
-    pub proof: [u8; 32],
 }
 
 /// A wrapped tenant key.

@@ -4,7 +4,7 @@
 //! Every step touches two stores, and no transaction spans them. The token
 //! store says which version is the newest; the key store follows. A crash
 //! between the two is finished by [`TenantService::reconcile`] at the next
-//! start:
+//! start, as is a restore of one of the two (`fit`):
 //!
 //! | step | first | then |
 //! |---|---|---|
@@ -24,7 +24,7 @@ use crate::authz::permit::{
 use crate::clock::SharedClock;
 use crate::domain::failure::Failure;
 use crate::domain::id::TenantId;
-use crate::domain::key::{KeyState, KeyVersion, KeyVersionInfo};
+use crate::domain::key::{KeyVersion, KeyVersionInfo};
 use crate::domain::reason::Reason;
 use crate::domain::tenant::{Tenant, TenantState};
 use crate::keyring::Keyring;
@@ -33,6 +33,7 @@ use crate::redeem::Redeemer;
 use crate::redeem::guard::in_service;
 use crate::store::{Refusable, Store, TenantRefused};
 
+mod fit;
 mod pending;
 pub mod purge;
 
@@ -141,6 +142,8 @@ impl TenantService {
         let tenant = in_service(Some(self.known(id).await?))?;
         let from = tenant.sealing_version().unwrap_or(KeyVersion::FIRST);
         let info = advance(&*self.store, &self.keyring, id, from, self.clock.now()).await?;
+        // One that had no key to seal with has one now.
+        self.redeemer.guards().set_without_keys(id, None).await;
         Ok(info)
     }
 
@@ -209,7 +212,7 @@ impl TenantService {
             self.redeemer.guards().close(id).await;
         }
         let tenant = match restored? {
-            Ok(tenant) => tenant,
+            Ok(tenant) => self.in_service_again(tenant).await?,
             Err(TenantRefused::NotFound | TenantRefused::Exists | TenantRefused::NameTaken) => {
                 return Err(refused(TenantRefused::NotFound));
             }
@@ -252,49 +255,22 @@ impl TenantService {
         self.purge(id, None).await
     }
 
-    /// Finishes what a crash left between two stores: keys that were made for a
-    /// version that is the newest now. Refuses a root key or a key store that is
-    /// not the one of these tenants, before a new key is made under it.
-    ///
-    /// # Errors
-    ///
-    /// A tenant's newest key cannot be opened, or a store cannot be used.
-    pub async fn reconcile(&self) -> Result<(), Failure> {
-        let mut after = None;
-        loop {
-            let page = self.store.tenants(after.as_ref(), 500).await?;
-            for tenant in &page {
-                if let Some(newest) = tenant.sealing_version() {
-                    let versions = self.keyring.versions(&tenant.id).await?;
-                    let active = versions.iter().any(|v| v.version == newest && v.state == KeyState::Active);
-                    if !active {
-                        self.keyring.activate(&tenant.id, newest).await?;
-                    }
-                    let opens = self.keyring.check(&tenant.id, newest).await;
-                    opens.map_err(|e| {
-                        let failure = Failure::from(e);
-                        let detail = format!(
-                            "the newest key of tenant {} cannot be opened: {}; put back the root key and the key \
-                             store that belong to this token store",
-                            tenant.id,
-                            failure.detail()
-                        );
-                        Failure::new(failure.reason(), detail)
-                    })?;
-                }
-            }
-            match page.last() {
-                Some(last) => after = Some(last.id.clone()),
-                None => return Ok(()),
-            }
-        }
-    }
-
     /// Closes the guard, waits for those who are passing, frees the memory.
     async fn put_out_of_service(&self, id: &TenantId) {
         self.redeemer.guards().close(id).await;
         self.redeemer.cache().forget_tenant(id);
         self.keyring.forget(id);
+    }
+
+    /// A restore of a database may have come between: the keys are looked at now.
+    async fn in_service_again(&self, tenant: Tenant) -> Result<Tenant, Failure> {
+        let versions = self.keyring.versions(&tenant.id).await?;
+        if let Err(error) = self.ready(&tenant, &versions).await {
+            let why = format!("its keys do not fit its grants: {}", Failure::from(error).detail());
+            tracing::error!(tenant.id = %tenant.id, detail = why, "a tenant stays out of service");
+            self.redeemer.guards().set_without_keys(&tenant.id, Some(why)).await;
+        }
+        self.known(&tenant.id).await
     }
 
     async fn known(&self, id: &TenantId) -> Result<Tenant, Failure> {

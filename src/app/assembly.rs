@@ -10,7 +10,7 @@ use crate::authz::Authorizer;
 use crate::clock::SharedClock;
 use crate::config::{self, Config};
 use crate::domain::grant::Owner;
-use crate::entropy::{self, Entropy};
+use crate::entropy;
 use crate::grant::GrantService;
 use crate::grpc::{Services, page::Pages};
 use crate::keyring::Keyring;
@@ -23,6 +23,7 @@ use crate::store::{KeyStore, Store};
 use crate::tenant::TenantService;
 use crate::token::TokenService;
 
+use super::belonging::{self, Older, Watermark};
 use super::foundations::Foundations;
 use super::reload::{Reloadable, Reloader};
 use super::upkeep::Upkeep;
@@ -65,6 +66,8 @@ pub(super) struct Assembly {
     store: Arc<dyn Store>,
     audit: Arc<AuditLog>,
     clock: SharedClock,
+    watermark: Watermark,
+    older: Older,
 }
 
 impl Assembly {
@@ -74,9 +77,12 @@ impl Assembly {
         foundations: Foundations,
         stores: Stores,
     ) -> Result<Self, StartError> {
-        let Foundations { metrics, security: _, tls: _, authorizer, idp, audit, root } = foundations;
+        let Foundations { metrics, security: _, tls: _, authorizer, idp, audit, root, audit_has_entries } =
+            foundations;
         let Stores { tokens: store, keys } = stores;
         let Ambient { clock, entropy } = ambient.clone();
+        let fresh = entropy::uuid(&*entropy).map_err(because("starting"))?;
+        let deployment = belonging::settle(&*store, &*keys, audit_has_entries, fresh).await?;
         let keyring = Arc::new(Keyring::new(
             Arc::new(root),
             keys,
@@ -84,7 +90,8 @@ impl Assembly {
             Arc::clone(&entropy),
             Default::default(),
         ));
-        let deployment = deployment(&*store, &*entropy).await?;
+        let watermark = Watermark { store: Arc::clone(&store), keyring: Arc::clone(&keyring) };
+        let older = watermark.older().await?;
 
         let redeemer = Arc::new(Redeemer::new(redeem::Parts {
             store: Arc::clone(&store),
@@ -96,7 +103,7 @@ impl Assembly {
             metrics: Arc::clone(&metrics),
             deployment,
             owner: Owner(entropy::uuid(&*entropy).map_err(because("starting"))?),
-            settings: redeem_settings(&config.cache, config.imports, &config.rotation),
+            settings: redeem_settings(config, older),
         }));
         let services = Services {
             token: TokenService::new(
@@ -126,13 +133,15 @@ impl Assembly {
                 settings: rotation_settings(config),
             }),
         };
-        Ok(Self { redeemer, services, metrics, deployment, store, audit, clock })
+        Ok(Self { redeemer, services, metrics, deployment, store, audit, clock, watermark, older })
     }
 
     /// Finishes what a crash left between two stores and on the way to providers.
     pub(super) async fn recover(&self) -> Result<(), StartError> {
         let tenants = &self.services.tenant;
-        tenants.reconcile().await.map_err(because("looking at the tenants' keys"))?;
+        let keys_are_older = self.older == Older::Keys;
+        tenants.reconcile(keys_are_older).await.map_err(because("looking at the tenants' keys"))?;
+        self.note_standing().await?;
         let recovered = self.redeemer.recover().await.map_err(because("recovering"))?;
         if recovered != redeem::recovery::Recovered::default() {
             tracing::warn!(
@@ -148,6 +157,29 @@ impl Assembly {
             tracing::error!(%failure, "a purge is not finished yet");
         }
         Ok(())
+    }
+
+    /// Says aloud which store is an older copy. From here on, a copy that was taken
+    /// before this start is known for one.
+    async fn note_standing(&self) -> Result<(), StartError> {
+        let without_keys = self.redeemer.guards().count_without_keys();
+        self.metrics.tenants_without_keys(without_keys);
+        self.metrics.restore_unconfirmed(self.older == Older::Tokens);
+        match self.older {
+            Older::Tokens => {
+                tracing::error!(
+                    "the token store is older than the mark in the key store: nothing is redeemed; stop the vault and \
+                     put the newest token store back, or confirm this one with `obo-vault store confirm-restore`"
+                );
+                return Ok(());
+            }
+            Older::Keys => tracing::error!(
+                "the key store is older than the token store: keys that were made since are missing, and each tenant \
+                 gets a new version at the next rotation; put the newest key store back if there is one"
+            ),
+            Older::Neither => {}
+        }
+        self.watermark.advance(0).await
     }
 
     /// So that an alert on their age does not fire for want of a first value.
@@ -199,14 +231,10 @@ impl Assembly {
             store: Arc::clone(&self.store),
             audit: Arc::clone(&self.audit),
             metrics: Arc::clone(&self.metrics),
+            // The mark is not moved under a copy that nobody has confirmed.
+            watermark: (self.older != Older::Tokens).then(|| self.watermark.clone()),
         }
     }
-}
-
-/// Which deployment the store belongs to; a new one where it belonged to none.
-async fn deployment(store: &dyn Store, entropy: &dyn Entropy) -> Result<Uuid, StartError> {
-    let candidate = entropy::uuid(entropy).map_err(because("starting"))?;
-    store.deployment(candidate).await.map_err(because("reading the deployment's identity"))
 }
 
 fn rotation_settings(config: &Config) -> rotation::Settings {
@@ -218,11 +246,8 @@ fn rotation_settings(config: &Config) -> rotation::Settings {
     }
 }
 
-fn redeem_settings(
-    cache: &config::Cache,
-    imports: config::Imports,
-    rotation: &config::Rotation,
-) -> redeem::Settings {
+fn redeem_settings(config: &Config, older: Older) -> redeem::Settings {
+    let Config { cache, imports, rotation, .. } = config;
     redeem::Settings {
         cache: redeem::cache::Limits {
             max_tokens: cache.max_tokens,
@@ -234,5 +259,6 @@ fn redeem_settings(
         refresh_before_idle: rotation.refresh_before_idle,
         refresh_jitter: rotation.jitter,
         hold_imports: imports.hold,
+        restore_unconfirmed: older == Older::Tokens,
     }
 }

@@ -1,6 +1,6 @@
 //! What can be checked before the vault's databases are touched.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -26,12 +26,16 @@ pub(super) struct Foundations {
     pub(super) idp: Arc<Idp>,
     pub(super) audit: Arc<AuditLog>,
     pub(super) root: FileRootKey,
+    /// Whether the audit log had entries before this start.
+    pub(super) audit_has_entries: bool,
 }
 
 impl Foundations {
     /// Checks all of them, so that what is wrong is said at once; the audit log,
     /// which is written to, is opened last and where nothing else is wrong.
     pub(super) fn check(config: &Config, ambient: &Ambient) -> Result<Self, StartError> {
+        // Looked at before it is opened, which makes it.
+        let audit_has_entries = fs::metadata(&config.audit.file).is_ok_and(|file| file.len() > 0);
         let metrics = Arc::new(Counters::new());
         let security = tls::security(&config.server.transport, &ambient.clock, &metrics);
         let authorizer = load_policy(&config.policy_file);
@@ -39,6 +43,7 @@ impl Foundations {
         let root = load_root_key(&config.root_key_file);
         match (security, authorizer, idp, root) {
             (Ok((security, tls)), Ok(authorizer), Ok(idp), Ok(root)) => Ok(Self {
+                audit_has_entries,
                 metrics,
                 security,
                 tls,
@@ -101,7 +106,7 @@ fn load_policy(path: &Path) -> Result<Authorizer, StartError> {
     Authorizer::load(&text).map_err(because(doing()))
 }
 
-fn open_audit(audit: &config::Audit, clock: &SharedClock) -> Result<Arc<AuditLog>, StartError> {
+pub(super) fn open_audit(audit: &config::Audit, clock: &SharedClock) -> Result<Arc<AuditLog>, StartError> {
     let durability = match audit.durability {
         config::Durability::Fsync => Durability::Fsync,
         config::Durability::Os => Durability::Os,

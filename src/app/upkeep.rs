@@ -17,8 +17,12 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::tenant::TenantService;
 
+use super::belonging::Watermark;
+
 /// How often grants in doubt and health are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it is noted how far the token store has come.
+const NOTE_EVERY: Duration = Duration::from_secs(5);
 /// How often due purges, and tenants that were given up, are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(5);
 
@@ -29,17 +33,22 @@ pub(super) struct Upkeep {
     pub(super) store: Arc<dyn Store>,
     pub(super) audit: Arc<AuditLog>,
     pub(super) metrics: Arc<Counters>,
+    /// `None`: the token store is an older copy, and is not confirmed.
+    pub(super) watermark: Option<Watermark>,
 }
 
 impl Upkeep {
-    /// Goes round until the shutdown: three rounds that do not wait for each
+    /// Goes round until the shutdown: rounds that do not wait for each
     /// other, so that a provider or a disk that hangs does not stop the others.
     pub(super) async fn run(self, health: HealthReporter, shutdown: Shutdown) {
         tokio::join!(
             rounds(&shutdown, LOOK, || self.probe()),
             rounds(&shutdown, PURGE_EVERY, || self.purge()),
             rounds(&shutdown, LOOK, || self.report(&health)),
+            rounds(&shutdown, NOTE_EVERY, || self.note_standing()),
         );
+        // What was redeemed since the last round is behind the mark, too.
+        self.note_standing().await;
         health.set_service_status("", ServingStatus::NotServing).await;
     }
 
@@ -59,9 +68,18 @@ impl Upkeep {
         }
     }
 
+    /// A token store that is put in place later is compared with this.
+    async fn note_standing(&self) {
+        let Some(watermark) = &self.watermark else { return };
+        if let Err(error) = watermark.advance(0).await {
+            tracing::warn!(%error, "a restore of an older database might not be recognised");
+        }
+    }
+
     /// A vault that cannot write its stores or its audit log, or whose files are
     /// not at their paths any more, hands out nothing, and says so.
     async fn report(&self, health: &HealthReporter) {
+        self.metrics.tenants_without_keys(self.redeemer.guards().count_without_keys());
         let store = self.store.check_writable().await;
         if let Err(error) = &store {
             self.metrics.store_failure();

@@ -97,6 +97,9 @@ pub(super) fn what_to_do(reason: Reason, doing: Doing, claims: bool) -> &'static
             "have an operator renew the client's secret or key in the vault's configuration"
         }
         Reason::GrantUnreadable => "have an operator look into it: stored data was changed or moved",
+        Reason::RestoreUnconfirmed => {
+            "have an operator put the newest database back, or confirm this one: obo-vault store confirm-restore"
+        }
         Reason::KeyUnavailable => "have an operator check the key store and the root key",
         Reason::AuditUnavailable => "have an operator make the audit file writable; nothing was done",
         Reason::StoreUnavailable => "have an operator check the database and the disk",

@@ -91,6 +91,8 @@ pub enum Reason {
     GrantUnreadable,
     /// A key of the tenant is unavailable.
     KeyUnavailable,
+    /// The token store is an older copy, and no operator has confirmed it.
+    RestoreUnconfirmed,
     /// The audit log cannot be written; nothing was done.
     AuditUnavailable,
     /// The store cannot be read or written.
@@ -107,7 +109,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::InvalidRequest,
         Self::AssertionMalformed,
         Self::AssertionRejected,
@@ -150,6 +152,7 @@ impl Reason {
         Self::ProviderRejectedClient,
         Self::GrantUnreadable,
         Self::KeyUnavailable,
+        Self::RestoreUnconfirmed,
         Self::AuditUnavailable,
         Self::StoreUnavailable,
         Self::VaultOverloaded,
@@ -204,6 +207,7 @@ impl Reason {
             Self::ProviderRejectedClient => "PROVIDER_REJECTED_CLIENT",
             Self::GrantUnreadable => "GRANT_UNREADABLE",
             Self::KeyUnavailable => "KEY_UNAVAILABLE",
+            Self::RestoreUnconfirmed => "RESTORE_UNCONFIRMED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::VaultOverloaded => "VAULT_OVERLOADED",

@@ -13,7 +13,7 @@ pub enum Phase {
     Refresh,
     /// All other sealed values are re-sealed.
     Reseal,
-    /// Versions that nothing names any more are destroyed.
+    /// Versions that nothing has named for all of their retention are destroyed.
     Retire,
     /// Ended.
     Done,

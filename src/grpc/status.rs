@@ -202,6 +202,10 @@ pub fn meaning(reason: Reason) -> (Code, &'static str) {
         }
         Reason::GrantUnreadable => (Code::DataLoss, "the sealed token cannot be opened"),
         Reason::KeyUnavailable => (Code::Unavailable, "a key of the tenant is unavailable right now"),
+        Reason::RestoreUnconfirmed => (
+            Code::FailedPrecondition,
+            "the vault's database was restored, and an operator has not confirmed it yet",
+        ),
         Reason::AuditUnavailable => {
             (Code::Unavailable, "the audit log cannot be written; nothing was handed out")
         }

@@ -33,6 +33,8 @@ pub enum KeyringError {
     Exhausted(KeyVersion),
     /// The root key failed or refused; the detail is for the log.
     RootKey(String),
+    /// The mark in the key store was not made with this root key for this vault.
+    MarkUnproven,
     /// The key store failed.
     Store(StoreError),
     /// The kernel gave no random bytes.
@@ -54,6 +56,9 @@ impl fmt::Display for KeyringError {
                 write!(f, "version {version} of the tenant's key has made all its seals")
             }
             Self::RootKey(detail) => write!(f, "root key: {detail}"),
+            Self::MarkUnproven => {
+                f.write_str("the mark in the key store was not made with this root key: put back the root key and the key store that belong together")
+            }
             Self::Store(_) => f.write_str("the key store failed"),
             Self::Entropy(_) => f.write_str("no randomness"),
         }
@@ -72,7 +77,8 @@ impl std::error::Error for KeyringError {
             | Self::Destroyed(_)
             | Self::Retired(..)
             | Self::Exhausted(_)
-            | Self::RootKey(_) => None,
+            | Self::RootKey(_)
+            | Self::MarkUnproven => None,
         }
     }
 }
@@ -86,9 +92,10 @@ impl From<KeyringError> for Failure {
             | KeyringError::Destroyed(_)
             | KeyringError::TooLong(_) => Reason::GrantUnreadable,
             KeyringError::Store(_) | KeyringError::Retired(..) => Reason::StoreUnavailable,
-            KeyringError::Exhausted(_) | KeyringError::RootKey(_) | KeyringError::Entropy(_) => {
-                Reason::KeyUnavailable
-            }
+            KeyringError::Exhausted(_)
+            | KeyringError::RootKey(_)
+            | KeyringError::MarkUnproven
+            | KeyringError::Entropy(_) => Reason::KeyUnavailable,
         };
         let failure = Self::because(reason, &error);
         match reason {

@@ -12,6 +12,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -140,6 +141,17 @@ impl RootKey for FileRootKey {
             KeyringError::RootKey(detail)
         })
     }
+
+    async fn prove(&self, bytes: &[u8]) -> Result<[u8; 32], KeyringError> {
+        // The key that wraps is used for nothing else.
+        let derived = Zeroizing::new(keyed_hash(self.key.expose(), b"obo-vault proof key v1")?);
+        keyed_hash(&*derived, bytes)
+    }
+}
+
+fn keyed_hash(key: &[u8], bytes: &[u8]) -> Result<[u8; 32], KeyringError> {
+    let mac = Hmac::<Sha256>::new_from_slice(key).map_err(|e| KeyringError::RootKey(e.to_string()))?;
+    Ok(mac.chain_update(bytes).finalize().into_bytes().into())
 }
 
 /// Writes the bytes, then makes them and the file's name durable.

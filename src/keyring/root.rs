@@ -34,4 +34,8 @@ pub trait RootKey: Send + Sync + 'static {
         key_id: KeyId,
         wrapped: &[u8],
     ) -> Result<KeyBytes, KeyringError>;
+
+    /// A keyed hash of the bytes, under a key that is derived from the root key:
+    /// whoever does not have the root key cannot make it.
+    async fn prove(&self, bytes: &[u8]) -> Result<[u8; 32], KeyringError>;
 }

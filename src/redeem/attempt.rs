@@ -157,6 +157,7 @@ impl Attempts {
     /// Decides which request comes next, before anything is opened or written.
     async fn plan(&self, wish: &Wish<'_>, own_request: bool) -> Result<Planned, Failure> {
         let parts = &self.parts;
+        parts.check_confirmed()?;
         let client = parts.idp.client(&wish.key.client).cloned();
         let client =
             client.ok_or_else(|| Failure::new(Reason::ClientNotFound, "the client is not configured"))?;

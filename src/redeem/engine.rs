@@ -205,7 +205,19 @@ impl Redeemer {
     ///
     /// When the store cannot be read.
     pub async fn recover(&self) -> Result<Recovered, StoreError> {
-        self.recovery.recover().await
+        if self.parts.settings.restore_unconfirmed {
+            return Ok(Recovered::default());
+        }
+        self.recovery.recover(&self.guards).await
+    }
+
+    /// Whether anything is redeemed at all.
+    ///
+    /// # Errors
+    ///
+    /// The token store is an older copy, and no operator has confirmed it.
+    pub fn check_confirmed(&self) -> Result<(), Failure> {
+        self.parts.check_confirmed()
     }
 
     /// Begins to probe the unknown outcomes whose time has come, and gives up the
@@ -215,6 +227,9 @@ impl Redeemer {
     ///
     /// When the store cannot be read.
     pub async fn probe_due(&self) -> Result<usize, StoreError> {
+        if self.parts.settings.restore_unconfirmed {
+            return Ok(0);
+        }
         let due = self.recovery.due(self.memory.cache(), &self.probes).await?;
         let begun = due.len();
         for (grant, probing) in due {
@@ -383,6 +398,7 @@ impl Redeemer {
     }
 
     async fn enrol_locked(&self, order: Order) -> Result<(Grant, bool), Failure> {
+        self.check_confirmed()?;
         // One import of a token at a time, whichever user it is said to be of.
         let _token_lock = match &order.source {
             Source::Assertion(_) => None,

@@ -27,6 +27,8 @@ pub struct TenantGuards {
 struct Open {
     /// The tenants in service.
     guards: HashMap<TenantId, Guard>,
+    /// The tenants that have no key to seal with, and why.
+    without_keys: HashMap<TenantId, String>,
     /// Grows with every closing, so that a read of the store that began before
     /// cannot open the guard after.
     closings: u64,
@@ -59,13 +61,20 @@ impl TenantGuards {
     ///
     /// # Errors
     ///
-    /// No such tenant, out of service, or the store cannot be read.
+    /// No such tenant, out of service, without a key to seal with, or the store
+    /// cannot be read.
     pub async fn enter(&self, tenant: &TenantId, store: &dyn Store) -> Result<Pass, Failure> {
         loop {
             if let Some(pass) = self.pass(tenant) {
                 return Ok(pass);
             }
-            let closings = self.open.read().unwrap_or_else(PoisonError::into_inner).closings;
+            let closings = {
+                let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+                if let Some(why) = open.without_keys.get(tenant) {
+                    return Err(Failure::new(Reason::KeyUnavailable, why.clone()));
+                }
+                open.closings
+            };
             let found = store.tenant(tenant).await?;
             let tenant = in_service(found)?;
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
@@ -75,6 +84,31 @@ impl TenantGuards {
             }
             // Otherwise a tenant changed while the store was read: look again.
         }
+    }
+
+    /// Takes a tenant out of service that has no key to seal with; `None` puts it
+    /// back.
+    pub async fn set_without_keys(&self, tenant: &TenantId, why: Option<String>) {
+        {
+            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            match why {
+                Some(why) => open.without_keys.insert(tenant.clone(), why),
+                None => open.without_keys.remove(tenant),
+            };
+        }
+        self.close(tenant).await;
+    }
+
+    /// Whether the tenant is out of service for want of a key.
+    #[must_use]
+    pub fn is_without_keys(&self, tenant: &TenantId) -> bool {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).without_keys.contains_key(tenant)
+    }
+
+    /// How many tenants are out of service for want of a key.
+    #[must_use]
+    pub fn count_without_keys(&self) -> usize {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).without_keys.len()
     }
 
     /// Closes a tenant's guard and waits until nobody is passing it. Called

@@ -35,6 +35,9 @@ pub struct Settings {
     pub refresh_jitter: Duration,
     /// How long an import is held whose identity could not be understood.
     pub hold_imports: Duration,
+    /// Whether the token store is an older copy and no operator has confirmed it:
+    /// then nothing is redeemed.
+    pub restore_unconfirmed: bool,
 }
 
 impl Default for Settings {
@@ -45,6 +48,7 @@ impl Default for Settings {
             refresh_before_idle: Duration::from_secs(14 * 86_400),
             refresh_jitter: Duration::from_secs(6 * 3600),
             hold_imports: Duration::from_secs(86_400),
+            restore_unconfirmed: false,
         }
     }
 }
@@ -76,6 +80,17 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Nothing is redeemed from an older copy of the token store until an operator
+    /// has confirmed it: its tokens may have been redeemed since.
+    pub(super) fn check_confirmed(&self) -> Result<(), Failure> {
+        if self.settings.restore_unconfirmed {
+            let why = "the token store is older than the mark in the key store; stop the vault and put the newest \
+                       one back, or confirm this one with `obo-vault store confirm-restore`";
+            return Err(Failure::new(Reason::RestoreUnconfirmed, why));
+        }
+        Ok(())
+    }
+
     /// A random identifier.
     pub(super) fn fresh_id(&self) -> Result<Uuid, Failure> {
         entropy::uuid(&*self.entropy).map_err(|e| Failure::new(Reason::Internal, e.to_string()))

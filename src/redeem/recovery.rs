@@ -23,6 +23,7 @@ use super::attempt::{InFlight, check_issuer, wait_for_served};
 use super::cache::TokenCache;
 use super::ending::{Endings, recovery_record};
 use super::enrolment::{Enrolments, enrolment_record};
+use super::guard::TenantGuards;
 use super::identity::{Identity, identify};
 use super::parts::Parts;
 use super::probes::{Probes, Probing};
@@ -59,17 +60,23 @@ impl Recovery {
     }
 
     /// Finishes what a dead process left behind. Called once, before serving.
-    pub(super) async fn recover(&self) -> Result<Recovered, StoreError> {
+    /// What is open for a tenant without keys waits for them: nothing could be
+    /// sealed.
+    pub(super) async fn recover(&self, guards: &TenantGuards) -> Result<Recovered, StoreError> {
         let mut recovered = Recovered::default();
         for open in self.parts.store.open_attempts().await? {
-            if self.attempt(open).await {
+            if guards.is_without_keys(&open.grant.key.tenant) {
+                recovered.in_doubt += 1;
+            } else if self.attempt(open).await {
                 recovered.finished += 1;
             } else {
                 recovered.in_doubt += 1;
             }
         }
         for open in self.parts.store.open_enrolments().await? {
-            if self.enrolment(open).await {
+            if guards.is_without_keys(&open.enrolment.key.tenant) {
+                recovered.abandoned += 1;
+            } else if self.enrolment(open).await {
                 recovered.finished += 1;
             } else {
                 recovered.abandoned += 1;

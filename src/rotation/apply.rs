@@ -23,9 +23,8 @@ use crate::seal::Place;
 use crate::shutdown::Shutdown;
 use crate::store::{DueCursor, Reseal, SealedGrant};
 
-use super::Parts;
 use super::budget::Budgets;
-use super::plan::{self, Retirement};
+use super::{Parts, plan, retire};
 
 /// Refreshes under way at once, over all providers.
 const AT_ONCE: usize = 64;
@@ -44,7 +43,7 @@ pub(super) async fn run(parts: &Arc<Parts>, run: &watch::Sender<Run>, stop: &Shu
             // Waits for what is on its way to a provider, and stops by itself.
             Phase::Refresh => refresh(parts, run, stop).await.map(|()| Phase::Reseal),
             Phase::Reseal => unless(stop, reseal(parts, run)).await.map(|()| Phase::Retire),
-            Phase::Retire => unless(stop, retire(parts, run)).await.map(|()| Phase::Done),
+            Phase::Retire => unless(stop, retire::retire(parts, run)).await.map(|()| Phase::Done),
             Phase::Done => break,
         };
         if stop.is_triggered() {
@@ -275,68 +274,9 @@ async fn unreadable(
     Ok(parts.audit.record(entry).await?)
 }
 
-async fn retire(parts: &Arc<Parts>, run: &watch::Sender<Run>) -> Result<(), Failure> {
-    let (mut destroyed, mut after) = (0, None);
-    loop {
-        let page = next_tenants(parts, &mut after).await?;
-        if page.is_empty() {
-            break;
-        }
-        for tenant in page {
-            match retire_versions(parts, run, &tenant).await {
-                Ok(versions) => destroyed += versions,
-                failed => without_keys(&tenant, failed.map(drop))?,
-            }
-        }
-    }
-    if destroyed > 0 && !parts.keyring.erase().await? {
-        tracing::warn!("destroyed key versions are not yet overwritten in the log: a reader holds it");
-    }
-    Ok(())
-}
-
-async fn retire_versions(
-    parts: &Arc<Parts>,
-    run: &watch::Sender<Run>,
-    tenant: &Tenant,
-) -> Result<u32, Failure> {
-    let Some(newest) = tenant.sealing_version() else { return Ok(0) };
-    let versions = parts.keyring.versions(&tenant.id).await?;
-    // Usage is counted after the versions were listed: a value can only have
-    // moved to the newest since.
-    let usage = parts.store.usage(&tenant.id).await?;
-    let mut destroyed = 0;
-    let (retention, now) = (parts.settings.key_retention, parts.clock.now());
-    for next in plan::retire(&versions, newest, &usage, retention, now) {
-        match next {
-            Retirement::Begin(version) => parts.keyring.note_unused(&tenant.id, version, Some(now)).await?,
-            Retirement::Withdraw(version) => parts.keyring.note_unused(&tenant.id, version, None).await?,
-            Retirement::Destroy(version) => {
-                destroy_version(parts, run, tenant, version).await?;
-                destroyed += 1;
-            }
-        }
-    }
-    Ok(destroyed)
-}
-
-async fn destroy_version(
-    parts: &Arc<Parts>,
-    run: &watch::Sender<Run>,
-    tenant: &Tenant,
-    version: KeyVersion,
-) -> Result<(), Failure> {
-    let current = run.borrow().clone();
-    audited(parts, &current, &tenant.id, "destroy key version").await?;
-    parts.keyring.destroy_version(&tenant.id, version).await?;
-    tracing::info!(tenant.id = %tenant.id, key.version = version.0, "key version destroyed");
-    run.send_modify(|run| run.counts.versions_destroyed += 1);
-    Ok(())
-}
-
 /// A tenant whose keys are unavailable is left to the next run; it does not hold
 /// up the others.
-fn without_keys(tenant: &Tenant, done: Result<(), Failure>) -> Result<(), Failure> {
+pub(super) fn without_keys(tenant: &Tenant, done: Result<(), Failure>) -> Result<(), Failure> {
     match done {
         Err(failure) if failure.reason() == Reason::KeyUnavailable => {
             tracing::error!(tenant.id = %tenant.id, %failure, "rotation: leaving a tenant out");
@@ -346,16 +286,24 @@ fn without_keys(tenant: &Tenant, done: Result<(), Failure>) -> Result<(), Failur
     }
 }
 
-/// The page of tenants after `after`, which moves on; empty at the end.
-async fn next_tenants(parts: &Arc<Parts>, after: &mut Option<TenantId>) -> Result<Vec<Tenant>, Failure> {
-    let page = parts.store.tenants(after.as_ref(), parts.settings.batch_size).await?;
-    if let Some(last) = page.last() {
+/// The next tenants after `after`, which moves on; none at the end. Those without
+/// keys are left out: what becomes of them is their operator's decision.
+pub(super) async fn next_tenants(
+    parts: &Arc<Parts>,
+    after: &mut Option<TenantId>,
+) -> Result<Vec<Tenant>, Failure> {
+    loop {
+        let mut page = parts.store.tenants(after.as_ref(), parts.settings.batch_size).await?;
+        let Some(last) = page.last() else { return Ok(page) };
         *after = Some(last.id.clone());
+        page.retain(|tenant| !parts.redeemer.guards().is_without_keys(&tenant.id));
+        if !page.is_empty() {
+            return Ok(page);
+        }
     }
-    Ok(page)
 }
 
-async fn audited(
+pub(super) async fn audited(
     parts: &Arc<Parts>,
     run: &Run,
     tenant: &TenantId,

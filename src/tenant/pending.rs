@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::domain::failure::Failure;
 use crate::domain::id::TenantId;
-use crate::domain::key::KeyVersion;
+use crate::domain::key::{KeyState, KeyVersion, KeyVersionInfo};
 use crate::domain::reason::Reason;
 use crate::domain::tenant::{Tenant, TenantState};
 use crate::store::TenantRefused;
@@ -75,6 +75,9 @@ impl TenantService {
         id: &TenantId,
         enrolment: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
+        // Before a tenant is made: its keys may belong to one that this token store
+        // does not know any more.
+        self.redeemer.check_confirmed()?;
         let under_way = self.enrolments.begin(id);
         let enrolled = match self.make(id, Maker::Enrolment).await {
             Ok(_) => enrolment.await,
@@ -97,6 +100,9 @@ impl TenantService {
     ///
     /// A store cannot be used; the next round tries again.
     pub async fn collect_abandoned(&self) -> Result<u32, Failure> {
+        if self.redeemer.check_confirmed().is_err() {
+            return Ok(0);
+        }
         let mut collected = 0;
         for id in self.store.abandoned_tenants().await? {
             collected += u32::from(self.collect(&id).await?);
@@ -135,7 +141,8 @@ impl TenantService {
                 (TenantState::Pending { .. }, Maker::Operator | Maker::Enrolment) => {}
             }
         }
-        let (first, now) = (KeyVersion::FIRST, self.clock.now());
+        let versions = self.keyring.versions(id).await?;
+        let (first, now) = (first_version(&versions), self.clock.now());
         self.keyring.create_version(id, first).await?;
         let made = match maker {
             Maker::Operator => self.store.create_tenant(id, first, now).await?,
@@ -143,7 +150,9 @@ impl TenantService {
         };
         match made {
             Err(TenantRefused::NameTaken) => {
-                self.keyring.remove_unused(id).await?;
+                if versions.is_empty() {
+                    self.keyring.remove_unused(id).await?;
+                }
                 Err(refused(TenantRefused::NameTaken))
             }
             Ok(_) | Err(TenantRefused::Exists) => {
@@ -153,4 +162,13 @@ impl TenantService {
             Err(other @ (TenantRefused::NotFound | TenantRefused::WrongState)) => Err(refused(other)),
         }
     }
+}
+
+/// The version that a tenant begins with. The key store may know it already: a
+/// crash was in between, or the token store is an older copy.
+fn first_version(versions: &[KeyVersionInfo]) -> KeyVersion {
+    let seals = |info: &&KeyVersionInfo| matches!(info.state, KeyState::Active | KeyState::PreActive);
+    let last = versions.iter().map(|info| info.version).max();
+    let sealing = versions.iter().filter(seals).map(|info| info.version).max();
+    sealing.or(last.map(KeyVersion::next)).unwrap_or(KeyVersion::FIRST)
 }

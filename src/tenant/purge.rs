@@ -85,6 +85,7 @@ impl TenantService {
         // … and when this returns, nobody hands out a token of the tenant (I10).
         if may_have_happened(&tombstone) {
             self.put_out_of_service(id).await;
+            self.redeemer.guards().set_without_keys(id, None).await;
         }
         match tombstone? {
             Ok(_) => {}
@@ -132,7 +133,12 @@ impl TenantService {
 
     /// A purge is on record before it begins and when it has ended, whoever or
     /// whatever began it (invariant I11).
-    async fn recorded(&self, id: &TenantId, note: &'static str, grants: Option<u64>) -> Result<(), Failure> {
+    pub(super) async fn recorded(
+        &self,
+        id: &TenantId,
+        note: &'static str,
+        grants: Option<u64>,
+    ) -> Result<(), Failure> {
         let caller = Caller::system("system:purge");
         let entry = Entry::event("purge").caller(caller.id()).tenant(id).count(grants).note(note);
         Ok(self.audit.record(entry).await?)

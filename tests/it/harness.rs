@@ -9,7 +9,7 @@ use obo_vault::client::Client;
 use obo_vault::clock::{Clock as _, ShiftedClock};
 use obo_vault::config;
 use obo_vault::demo::provider::{DevProvider, Options};
-use obo_vault::demo::stand::{Files, RunningVault, Settings, Upstream};
+use obo_vault::demo::stand::{Files, RunningVault, Settings, SetupError, Upstream};
 use obo_vault::entropy::OsEntropy;
 use obo_vault::proto;
 use tempfile::TempDir;
@@ -72,8 +72,13 @@ impl Stand {
     }
 
     pub(crate) async fn start(&mut self) {
+        self.try_start().await.unwrap();
+    }
+
+    pub(crate) async fn try_start(&mut self) -> Result<(), SetupError> {
         let faulty = |settings: &config::Store| Ok(self.faults.before(Stores::open(settings)?));
-        self.vault = Some(RunningVault::start_over(&self.files, self.ambient(), faulty).await.unwrap());
+        self.vault = Some(RunningVault::start_over(&self.files, self.ambient(), faulty).await?);
+        Ok(())
     }
 
     pub(crate) async fn stop(&mut self) {

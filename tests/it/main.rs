@@ -30,6 +30,7 @@ mod purge;
 mod refusal;
 mod relay;
 mod reload;
+mod restore;
 mod revoke;
 mod rights;
 mod rotation;
