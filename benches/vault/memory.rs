@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obo_vault::clock::Timestamp;
+use obo_vault::clock::{Clock as _, SystemClock};
 use obo_vault::domain::grant::{Generation, GrantKey};
 use obo_vault::domain::id::{CallerId, ClientId, SubjectId, TenantId};
 use obo_vault::domain::scope::{ScopeSet, Target};
@@ -18,7 +18,7 @@ pub(crate) fn run(scale: Scale) {
     let limits = Limits::default();
     let cache = TokenCache::new(limits);
     let before = resident_bytes();
-    let (now, caller) = (Timestamp(0), CallerId::new("spiffe://acme/mail").unwrap());
+    let (now, caller) = (SystemClock::new().both(), CallerId::new("spiffe://acme/mail").unwrap());
     let (tenant, client) = (TenantId::new("contoso").unwrap(), ClientId::new("portal").unwrap());
     for n in 0..scale.remembered {
         let subject = SubjectId::new(&format!("8d2c51c6-0000-4000-8000-{n:012}")).unwrap();
@@ -27,9 +27,9 @@ pub(crate) fn run(scale: Scale) {
         let token = IssuedToken {
             token: AccessToken::new("a".repeat(TOKEN_BYTES)),
             token_type: "Bearer".to_owned(),
-            expires_at: now.plus(Duration::from_secs(3600)),
+            expires: now.deadline(Duration::from_secs(3600)),
             lifetime: Duration::from_secs(3600),
-            refresh_at: now.plus(Duration::from_secs(1800)),
+            refresh: now.deadline(Duration::from_secs(1800)),
             scopes: scopes.clone(),
             generation: Generation(1),
             tenant_epoch: 1,

@@ -91,7 +91,14 @@ impl Memory {
     fn refused(&self, asked: &Asked<'_>, failure: &Failure) {
         let Asked { key, target, caller, .. } = *asked;
         let costs_a_request = self.minds_a_second_use(key);
-        self.cache.remember_refused(key, target, caller, failure, costs_a_request, self.parts.clock.instant());
+        self.cache.remember_refused(
+            key,
+            target,
+            caller,
+            failure,
+            costs_a_request,
+            self.parts.clock.instant(),
+        );
     }
 
     fn failed(&self, asked: &Asked<'_>, failure: &Failure) {
