@@ -24,16 +24,19 @@ pub enum RedemptionOutcome {
     Lost,
     /// The provider wants the user to act.
     Reauth,
+    /// The provider refused what a caller chose; of the grant it says nothing.
+    TargetRefused,
 }
 
 impl RedemptionOutcome {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Renewed, "renewed"),
         (Self::Unused, "unused"),
         (Self::InDoubt, "in_doubt"),
         (Self::Revoked, "revoked"),
         (Self::Lost, "lost"),
         (Self::Reauth, "reauth"),
+        (Self::TargetRefused, "target_refused"),
     ];
 }
 
@@ -44,6 +47,8 @@ pub struct Counters {
     cache_hits: AtomicU64,
     cache_misses: AtomicU64,
     grants_lost: AtomicU64,
+    grants_revoked: AtomicU64,
+    grants_reauth: AtomicU64,
     grants_in_doubt: AtomicU64,
     grants_stalled: AtomicU64,
     imports_held: AtomicU64,
@@ -97,6 +102,16 @@ impl Counters {
     /// A grant became LOST.
     pub fn grant_lost(&self) {
         add_one(&self.grants_lost);
+    }
+
+    /// A grant became REVOKED.
+    pub fn grant_revoked(&self) {
+        add_one(&self.grants_revoked);
+    }
+
+    /// A grant became REAUTH: its user has to act.
+    pub fn grant_reauth(&self) {
+        add_one(&self.grants_reauth);
     }
 
     /// A grant became IN_DOUBT, or a probe left it there.
@@ -221,6 +236,16 @@ impl Counters {
             ("cache_hits_total", &self.cache_hits, "Access tokens handed out from memory."),
             ("cache_misses_total", &self.cache_misses, "Access tokens that had to be fetched."),
             ("grants_lost_total", &self.grants_lost, "Grants that became LOST; each needs its user."),
+            (
+                "grants_revoked_total",
+                &self.grants_revoked,
+                "Grants that became REVOKED: the provider calls the token invalid on its first use.",
+            ),
+            (
+                "grants_reauth_total",
+                &self.grants_reauth,
+                "Grants that became REAUTH: the provider wants the user to act.",
+            ),
             ("grants_in_doubt_total", &self.grants_in_doubt, "Attempts that left their grant IN_DOUBT."),
             (
                 "grants_stalled_total",
@@ -282,22 +307,17 @@ impl Counters {
             head(&mut text, name, "counter", help);
             let _ = writeln!(text, "obo_vault_{name} {}", counter.load(Ordering::Relaxed));
         }
-        head(
-            &mut text,
-            "calls_total",
-            "counter",
-            "Calls of the API by action and reason; only those that happened.",
-        );
+        head(&mut text, "calls_total", "counter", "Calls of the API by action and reason.");
         for action in Action::ALL {
             for reason in std::iter::once(None).chain(Reason::ALL.into_iter().map(Some)) {
+                // Those that never happened too: an increase is seen only of what was
+                // there before.
                 let count = self.calls.0[Calls::index(action, reason)].load(Ordering::Relaxed);
-                if count > 0 {
-                    let (action, reason) = (action.as_str(), reason.map_or("OK", Reason::as_str));
-                    let _ = writeln!(
-                        text,
-                        "obo_vault_calls_total{{action=\"{action}\",reason=\"{reason}\"}} {count}"
-                    );
-                }
+                let (action, reason) = (action.as_str(), reason.map_or("OK", Reason::as_str));
+                let _ = writeln!(
+                    text,
+                    "obo_vault_calls_total{{action=\"{action}\",reason=\"{reason}\"}} {count}"
+                );
             }
         }
         for (name, value, help) in [
@@ -339,7 +359,7 @@ impl Counters {
             (
                 "rotation_last_success_timestamp_seconds",
                 &self.rotation_last_success,
-                "End of the last run of the rotation job that ended well; 0: none yet.",
+                "End of the last run of the rotation job that ended well, or the first start.",
             ),
         ] {
             head(&mut text, name, "gauge", help);
@@ -394,6 +414,8 @@ mod tests {
         count(&Counters::cache_hit);
         count(&Counters::cache_miss);
         count(&Counters::grant_lost);
+        count(&Counters::grant_revoked);
+        count(&Counters::grant_reauth);
         count(&Counters::grant_in_doubt);
         count(&Counters::grant_stalled);
         count(&Counters::import_held);
@@ -418,9 +440,31 @@ mod tests {
         counters.connections_open(4711);
         counters.server_certificate_ends(Timestamp(1_700_000_120_000));
         let text = counters.render();
-        let idle: Vec<_> = text.lines().filter(|line| line.ends_with(" 0")).collect();
+        let is_idle_call = |line: &&str| line.starts_with("obo_vault_calls_total{") && line.ends_with("} 0");
+        let text: Vec<_> = text.lines().filter(|line| !is_idle_call(line)).collect();
+        let idle: Vec<_> = text.iter().filter(|line| line.ends_with(" 0")).collect();
         assert!(idle.is_empty(), "not counted here: {idle:?}");
-        insta::assert_snapshot!(text);
+        insta::assert_snapshot!(text.join("\n"));
+    }
+
+    /// The first of a kind is an increase from zero, and not a line that was not
+    /// there before, of which no alert is told.
+    #[test]
+    fn every_line_is_there_from_the_start() {
+        let counters = Counters::new();
+        let fresh: Vec<String> = counters.render().lines().map(str::to_owned).collect();
+        let name = |line: &str| line.rsplit_once(' ').unwrap().0.to_owned();
+        let first: Vec<_> = fresh.iter().map(|line| name(line)).collect();
+        let reasons = || std::iter::once(None).chain(Reason::ALL.into_iter().map(Some));
+        for action in Action::ALL {
+            reasons().for_each(|reason| counters.call(action, reason));
+        }
+        RedemptionOutcome::ALL.iter().for_each(|(outcome, _)| counters.redemption(*outcome));
+        let used: Vec<_> = counters.render().lines().map(name).collect();
+        assert_eq!(first, used);
+        let samples = fresh.iter().filter(|line| !line.starts_with('#'));
+        assert!(samples.clone().all(|line| line.ends_with(" 0")));
+        assert!(samples.count() > Action::ALL.len() * Reason::ALL.len());
     }
 
     #[test]

@@ -17,7 +17,8 @@
 //! - [`cache`], `memory`, [`guard`], [`flight`]: access tokens in memory, tenants in and out
 //!   of service, one owner per grant and turns for all;
 //! - `sealer`: what must not be lost is sealed and written until it is durable;
-//! - `probes`: which probes are under way;
+//! - `probes`: which probes are under way; `elapsed`: how long ago an attempt was
+//!   made, whatever the wall clock says;
 //! - [`failures`]: what each end of an attempt is to its caller;
 //! - [`record`], `marks`, `parts`: audit entries, keyed hashes, what all work with.
 
@@ -32,6 +33,7 @@ pub mod recovery;
 
 mod alerts;
 mod attempt;
+mod elapsed;
 mod ending;
 mod finished;
 mod held;

@@ -1,10 +1,18 @@
 //! A key set (RFC 7517) as a provider publishes it, and which of its keys may have
 //! signed a token.
 
+use std::time::Duration;
+
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
+use super::classify::error_detail;
+use super::keys::KeysFault;
+use super::send::{Fault, Http};
+use crate::clock::Clock;
+
+const FETCH_LIMIT: Duration = Duration::from_secs(5);
 /// Most keys of a set that are looked at.
 const MOST_KEYS: usize = 100;
 
@@ -38,9 +46,26 @@ impl PublishedKey {
     }
 }
 
+/// Fetches a key set.
+pub(super) async fn fetch(http: &Http, uri: &str, clock: &dyn Clock) -> Result<Vec<PublishedKey>, KeysFault> {
+    match http.get(uri, FETCH_LIMIT, clock).await {
+        Err(Fault { detail, overloaded: true }) => Err(KeysFault::Overloaded(detail)),
+        Err(Fault { detail, overloaded: false }) => Err(KeysFault::Unreachable(detail)),
+        // A server that fails, or asks for a pause, has not said what its keys are.
+        Ok((status @ (408 | 429 | 500..=599), body)) => {
+            Err(KeysFault::Unreachable(format!("HTTP {}", error_detail(status, &body))))
+        }
+        Ok((200, body)) => read(&body).ok_or_else(|| KeysFault::Unusable("the answer is no key set".into())),
+        Ok((status, body)) => {
+            let detail = format!("HTTP {} in place of a key set", error_detail(status, &body));
+            Err(KeysFault::Unusable(detail))
+        }
+    }
+}
+
 /// Reads a key set; keys of a kind the vault does not know, and those for
 /// encryption or with a shared secret, are left out.
-pub(super) fn read(body: &[u8]) -> Option<Vec<PublishedKey>> {
+fn read(body: &[u8]) -> Option<Vec<PublishedKey>> {
     let set: Value = serde_json::from_slice(body).ok()?;
     let keys = set.get("keys")?.as_array()?;
     Some(keys.iter().take(MOST_KEYS).filter_map(read_key).collect())

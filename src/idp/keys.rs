@@ -20,11 +20,10 @@ use std::time::Duration;
 use jsonwebtoken::Algorithm;
 
 use super::bounds::{Allowance, Rate};
-use super::classify::error_detail;
 use super::jwks::{self, PublishedKey};
 use super::places::Places;
-use super::send::{Fault, Http};
-use crate::clock::{Clock, Instant, SharedClock};
+use super::send::Http;
+use crate::clock::{Instant, SharedClock};
 use crate::domain::id::CallerId;
 use crate::domain::reason::Reason;
 
@@ -42,7 +41,6 @@ const IN_VAIN_PER_CALLER: Rate = Rate { burst: 40, every: Duration::from_secs(5)
 const IN_VAIN: Rate = Rate { burst: 200, every: Duration::from_millis(500) };
 /// Most callers whose share is remembered; one that is full needs no memory.
 const MOST_CALLERS: usize = 10_000;
-const FETCH_LIMIT: Duration = Duration::from_secs(5);
 
 /// The keys of one provider, by the address they are published at.
 pub(super) struct PublishedKeys {
@@ -159,6 +157,14 @@ impl PublishedKeys {
         Ok(())
     }
 
+    /// Gives the caller its own share back.
+    fn forgive(&self, caller: &CallerId) {
+        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = in_vain.per_caller.get_mut(caller) {
+            share.give_back(IN_VAIN_PER_CALLER);
+        }
+    }
+
     fn give_back(&self, caller: &CallerId, charged: u32) {
         let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..charged {
@@ -205,13 +211,11 @@ impl Lookup<'_> {
         // Keys that were fetched for this very token are as new as can be.
         let is_newest = last.at.is_some_and(|at| at >= began);
         if !is_newest && last.allows(usable.is_some(), set.within(FRESH_FOR, now).is_some(), now) {
-            let charged = self.charge(now);
-            match (charged, usable.is_some()) {
-                (Ok(()), _) => self.fetch(&mut last, now).await,
-                // There is nothing to check the token with.
-                (Err(fault), false) => return Err(fault),
+            match self.fetch_charged(&mut last, now).await {
+                Ok(()) => {}
                 // It is checked with what there is.
-                (Err(_), true) => {}
+                Err(_) if usable.is_some() => {}
+                Err(fault) => return Err(fault),
             }
         }
         let usable = set.within(USABLE_FOR, now);
@@ -239,15 +243,26 @@ impl Lookup<'_> {
         }
     }
 
-    /// Whether what is to be fetched may be in vain: keys that were good and have
-    /// only grown old are the provider's own affair.
-    fn charge(&mut self, now: Instant) -> Result<(), KeysFault> {
-        let Some(caller) = self.caller else { return Ok(()) };
+    /// Fetches, where the caller may still have that done in vain. Keys that were
+    /// good and have only grown old are the provider's own affair, and one that is
+    /// out of reach is no fault of the caller; that it was asked counts for all
+    /// callers together all the same.
+    async fn fetch_charged(&mut self, last: &mut LastFetch, now: Instant) -> Result<(), KeysFault> {
         let grown_old = self.set.within(FRESH_FOR, now).is_none();
-        if grown_old && self.keys.places().has_verified(self.uri) {
-            return Ok(());
+        let is_routine = grown_old && self.keys.places().has_verified(self.uri);
+        let charged = self.caller.filter(|_| !is_routine);
+        if let Some(caller) = charged {
+            self.keys.charge(caller, now)?;
         }
-        self.keys.charge(caller, now).inspect(|()| self.charged += 1)
+        self.fetch(last, now).await;
+        match (charged, &last.fault) {
+            (Some(caller), Some(KeysFault::Unreachable(_) | KeysFault::Overloaded(_))) => {
+                self.keys.forgive(caller);
+            }
+            (Some(_), _) => self.charged += 1,
+            (None, _) => {}
+        }
+        Ok(())
     }
 
     async fn fetch(&self, last: &mut LastFetch, now: Instant) {
@@ -255,7 +270,7 @@ impl Lookup<'_> {
         // next one fetch at once.
         let fault = KeysFault::Unreachable("the last fetch did not end".into());
         (last.at, last.fault) = (Some(now), Some(fault));
-        match fetch(self.http, self.uri, self.keys.clock.as_ref()).await {
+        match jwks::fetch(self.http, self.uri, self.keys.clock.as_ref()).await {
             Ok(keys) => {
                 last.fault = None;
                 self.set.put(Fetched { keys, at: now });
@@ -314,24 +329,6 @@ impl KeySet {
 
     fn put(&self, fetched: Fetched) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fetched));
-    }
-}
-
-async fn fetch(http: &Http, uri: &str, clock: &dyn Clock) -> Result<Vec<PublishedKey>, KeysFault> {
-    match http.get(uri, FETCH_LIMIT, clock).await {
-        Err(Fault { detail, overloaded: true }) => Err(KeysFault::Overloaded(detail)),
-        Err(Fault { detail, overloaded: false }) => Err(KeysFault::Unreachable(detail)),
-        // A server that fails, or asks for a pause, has not said what its keys are.
-        Ok((status @ (408 | 429 | 500..=599), body)) => {
-            Err(KeysFault::Unreachable(format!("HTTP {}", error_detail(status, &body))))
-        }
-        Ok((200, body)) => {
-            jwks::read(&body).ok_or_else(|| KeysFault::Unusable("the answer is no key set".into()))
-        }
-        Ok((status, body)) => {
-            let detail = format!("HTTP {} in place of a key set", error_detail(status, &body));
-            Err(KeysFault::Unusable(detail))
-        }
     }
 }
 
@@ -552,6 +549,21 @@ mod tests {
             let _ = fixture.forged(&format!("mallory{n}"), &format!("made-up{n}")).await;
         }
         assert_eq!(fixture.good("web", "good").await, Ok(1), "its keys have grown old meanwhile");
+    }
+
+    #[tokio::test]
+    async fn an_outage_of_the_provider_is_no_fault_of_its_callers() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::full("503 No", "", "")).await;
+        for tenant in 0..150 {
+            let outcome = fixture.good("web", &format!("t{tenant}")).await;
+            assert!(matches!(outcome, Err(KeysFault::Unreachable(_))), "{tenant}: {outcome:?}");
+        }
+        fixture.server.reply(Reply::keys(&[rsa.published("k1")]));
+        fixture.clock.advance(Duration::from_secs(2));
+        for tenant in 0..300 {
+            assert_eq!(fixture.good("web", &format!("t{tenant}")).await, Ok(1), "{tenant}");
+        }
     }
 
     #[tokio::test]

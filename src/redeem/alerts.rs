@@ -1,6 +1,6 @@
 //! What a refusal says, as the protocol takes it, and what operators are told.
 
-use crate::domain::grant::Grant;
+use crate::domain::grant::{Grant, GrantState};
 use crate::domain::protocol::{Alert, Refused, Says};
 use crate::idp::{Client, Refusal, RefusalKind};
 
@@ -28,6 +28,21 @@ pub(super) fn facts(refusal: &Refusal) -> Refused {
     }
 }
 
+/// Counts what became of a grant.
+pub(super) fn count(parts: &Parts, state: Option<&GrantState>) {
+    match state {
+        Some(GrantState::Revoked) => parts.metrics.grant_revoked(),
+        Some(GrantState::Reauth { .. }) => parts.metrics.grant_reauth(),
+        Some(
+            GrantState::Active
+            | GrantState::Sending(_)
+            | GrantState::InDoubt { .. }
+            | GrantState::Lost { .. },
+        )
+        | None => {}
+    }
+}
+
 /// Tells operators, once.
 pub(super) fn tell(parts: &Parts, grant: &Grant, client: &Client, alert: Alert) {
     let tenant = &grant.key.tenant;
@@ -39,7 +54,8 @@ pub(super) fn tell(parts: &Parts, grant: &Grant, client: &Client, alert: Alert) 
                 "refresh token lost: the user has to consent again"
             );
         }
-        Alert::ClientRejected => client_rejected(parts, client),
+        // Told of where the answer is read.
+        Alert::ClientRejected => {}
         Alert::Unhelpful => {
             parts.metrics.grant_stalled();
             tracing::error!(
@@ -51,11 +67,12 @@ pub(super) fn tell(parts: &Parts, grant: &Grant, client: &Client, alert: Alert) 
     }
 }
 
-/// The operator's mistake, wherever it shows.
-pub(super) fn client_rejected(parts: &Parts, client: &Client) {
+/// The operator's mistake, wherever it shows. Which one it is the provider's own
+/// numbers in `detail` say.
+pub(super) fn client_rejected(parts: &Parts, client: &Client, refusal: &Refusal) {
     parts.metrics.client_rejected();
     tracing::error!(
-        client.id = %client.id(), provider = client.provider_name(),
+        client.id = %client.id(), provider = client.provider_name(), detail = refusal.detail,
         "the provider rejects the vault's client credentials: check the client's secret or key"
     );
 }

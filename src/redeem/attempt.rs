@@ -12,7 +12,6 @@ use std::sync::Arc;
 use crate::clock::{Instant, Timestamp};
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Asks, Attempt, Grant, GrantKey, GrantState};
-use crate::domain::profile::Reuse;
 use crate::domain::protocol::bounds::{BACK_OFF, HARD_LIMIT, SEND_WITHIN};
 use crate::domain::protocol::{self, AttemptRef, State};
 use crate::domain::reason::Reason;
@@ -23,6 +22,7 @@ use crate::seal::Place;
 use crate::secret::RefreshToken;
 use crate::store::{Claim, ClaimRefused, SealedGrant};
 
+use super::elapsed::{OwnClaims, wait_for_served};
 use super::ending::{Ending, Endings, Renewal};
 use super::failures::claim_failure;
 use super::flight::GrantLock;
@@ -34,15 +34,12 @@ use super::target::{as_sent, check_within, is_own};
 /// A caller's choice, the grant's own request after it, and the choice once more.
 const MOST_REQUESTS: u32 = 3;
 
-/// A strict provider is not asked about an unknown outcome while an access token
-/// in memory lives at least this much longer.
-const NEARLY_OVER: std::time::Duration = std::time::Duration::from_secs(300);
-
 /// Makes attempts.
 #[derive(Clone)]
 pub(super) struct Attempts {
     parts: Arc<Parts>,
     endings: Endings,
+    claims: OwnClaims,
 }
 
 /// What somebody wants of a grant.
@@ -114,7 +111,7 @@ struct Planned {
 
 impl Attempts {
     pub(super) fn new(parts: Arc<Parts>, endings: Endings) -> Self {
-        Self { parts, endings }
+        Self { parts, endings, claims: OwnClaims::default() }
     }
 
     /// Redeems the grant's token for a wish. The lock shows that nobody else in
@@ -207,6 +204,11 @@ impl Attempts {
         grant: &Grant,
         served_until: Option<Timestamp>,
     ) -> Result<(), Failure> {
+        let unasked = self.claims.wait(&grant.state, self.parts.clock.instant());
+        if !unasked.is_zero() {
+            let why = "the request of an unknown outcome may still arrive, however the clock was set";
+            return Err(Failure::new(Reason::GrantInDoubt, why).retry_after(unasked));
+        }
         match wait_for_served(client, grant, served_until, self.parts.clock.now()) {
             None => Ok(()),
             Some(wait) => Err(Failure::new(
@@ -232,9 +234,15 @@ impl Attempts {
         record.intent(&self.parts.audit).await?;
         let grant = self.claim(&planned).await?;
         let Planned { client, attempt, claimed_at, target, .. } = planned;
+        let id = attempt.id;
+        self.claims.note(id, claimed_at);
         let in_flight = InFlight { grant, attempt, client, record, asked: target.scopes };
         let sent = self.send(&in_flight, prepared, claimed_at).await;
-        self.endings.of(&in_flight, sent).await
+        let ending = self.endings.of(&in_flight, sent).await?;
+        if matches!(ending, Ending::Renewed(_)) {
+            self.claims.forget(id);
+        }
+        Ok(ending)
     }
 
     /// The opened token. The rotation job may seal it anew and destroy the old
@@ -326,19 +334,4 @@ pub(super) fn check_issuer(client: &Client, grant: &Grant) -> Result<(), Failure
             format!("the grant is of {}, its client's provider is another now", grant.issuer),
         ))
     }
-}
-
-/// How long an unknown outcome has to wait for what is in memory.
-pub(super) fn wait_for_served(
-    client: &Client,
-    grant: &Grant,
-    served_until: Option<Timestamp>,
-    now: Timestamp,
-) -> Option<std::time::Duration> {
-    let GrantState::InDoubt { cause, .. } = &grant.state else { return None };
-    if client.profile().reuse != Reuse::Strict || !cause.may_be_under_way() {
-        return None;
-    }
-    let wait = served_until?.minus(NEARLY_OVER).since(now);
-    (!wait.is_zero()).then_some(wait)
 }

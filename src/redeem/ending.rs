@@ -13,6 +13,7 @@ use crate::domain::protocol::{Advanced, Alert, AttemptRef, End};
 use crate::domain::reason::Reason;
 use crate::domain::scope::ScopeSet;
 use crate::idp::{Client, RawAnswer, Refusal, RefusalKind, SendOutcome, TokenAnswer, Verdict};
+use crate::metrics::RedemptionOutcome;
 use crate::seal::{Place, Sealed};
 use crate::store::{Advance, AdvanceRefused, AnswerOf, Renewed, Settled};
 
@@ -99,7 +100,7 @@ impl Endings {
             }
         };
         let reason = ending.reason();
-        self.parts.metrics.redemption(outcome_of(reason));
+        self.count(&ending);
         if let Ending::TargetRefused { failure, .. } | Ending::Failed(failure) = &ending {
             let InFlight { record, grant, .. } = in_flight;
             tracing::warn!(
@@ -125,6 +126,11 @@ impl Endings {
     }
 
     async fn refused(&self, in_flight: &InFlight, refusal: &Refusal) -> Ending {
+        // Told by the answer and not by the state it leads to, which may have been
+        // so before, or be told twice.
+        if refusal.kind == RefusalKind::ClientRejected {
+            alerts::client_rejected(&self.parts, &in_flight.client, refusal);
+        }
         let settled = self.settle(in_flight, End::Refused(alerts::facts(refusal))).await;
         let now = self.parts.clock.now();
         if in_flight.attempt.asks == Asks::Grant {
@@ -291,10 +297,12 @@ impl Endings {
         let Some(raw) = raw else {
             if matches!(in_flight.grant.state, GrantState::Sending(_)) {
                 self.settle(in_flight, End::OwnerDied(in_flight.attempt.owner)).await;
+                self.parts.metrics.redemption(RedemptionOutcome::InDoubt);
             }
             return false;
         };
         let ending = self.of_answer(in_flight, &raw).await;
+        self.count(&ending);
         let recorded = in_flight.record.outcome(&self.parts.audit, ending.reason(), None, "recovered").await;
         if let Err(failure) = recorded {
             tracing::error!(grant.id = %in_flight.grant.id, %failure, "a recovery could not be recorded");
@@ -302,12 +310,26 @@ impl Endings {
         matches!(ending, Ending::Renewed(_))
     }
 
-    /// Alerts and counts. An end that had to be told twice is told to operators
+    /// Counts a redemption, once: by the process that hears of its end.
+    fn count(&self, ending: &Ending) {
+        let outcome = match ending {
+            // The caller is told of its choice; the grant goes on.
+            Ending::TargetRefused { .. } => RedemptionOutcome::TargetRefused,
+            Ending::Renewed(_) | Ending::Failed(_) => outcome_of(ending.reason()),
+        };
+        self.parts.metrics.redemption(outcome);
+    }
+
+    /// Alerts and counts, by what became of the grant and not by what was said to
+    /// whoever asked. An end that had to be told twice is told to operators
     /// all the same.
     fn tell(&self, in_flight: &InFlight, settled: &Settled) {
         let state = settled.grant.as_ref().map(|grant| &grant.state);
         if matches!(state, Some(GrantState::InDoubt { cause, .. }) if cause.may_be_under_way()) {
             self.parts.metrics.grant_in_doubt();
+        }
+        if !matches!(settled.outcome, Advanced::Late | Advanced::Orphaned) {
+            alerts::count(&self.parts, state);
         }
         let alert = match (&settled.outcome, state) {
             (Advanced::Moved { alert, .. }, _) => *alert,

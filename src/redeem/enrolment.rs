@@ -287,7 +287,7 @@ impl Enrolments {
 
     async fn refused(&self, client: &Client, enrolment: &Enrolment, refusal: &Refusal) -> Failure {
         if refusal.kind == RefusalKind::ClientRejected {
-            alerts::client_rejected(&self.parts, client);
+            alerts::client_rejected(&self.parts, client, refusal);
         }
         let import = matches!(enrolment.kind, EnrolmentKind::Import(_));
         if import && !refusal.complete && !refusal.proves_unused {

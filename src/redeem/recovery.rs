@@ -19,8 +19,9 @@ use crate::store::{
     DueCursor, Enrolment, EnrolmentKind, EnrolmentStage, OpenAttempt, OpenEnrolment, StoreError,
 };
 
-use super::attempt::{InFlight, check_issuer, wait_for_served};
+use super::attempt::{InFlight, check_issuer};
 use super::cache::TokenCache;
+use super::elapsed::wait_for_served;
 use super::ending::{Endings, recovery_record};
 use super::enrolment::{Enrolments, enrolment_record};
 use super::guard::TenantGuards;

@@ -6,6 +6,8 @@
 
 mod bad_input;
 mod callers;
+mod clocks;
+mod counts;
 mod deadlines;
 mod describe_and_list;
 mod exchange;
@@ -26,6 +28,7 @@ mod import;
 mod log;
 mod pending_tenants;
 mod provider_faults;
+mod provider_keys;
 mod purge;
 mod refusal;
 mod relay;
