@@ -29,7 +29,7 @@ async fn every_rpc(client: &mut Client, named: &Named) -> Vec<(&'static str, Ref
     let Named { tenant, subject, client: name, assertion, page_token, claims } = named.clone();
     let (tenant, subject, name) = (tenant.to_owned(), subject.to_owned(), name.to_owned());
     let (page_token, claims_challenge) = (page_token.to_owned(), claims.to_owned());
-    let Client { tokens, grants, tenants, rotation } = client;
+    let Client { tokens, grants, tenants, rotation, .. } = client;
     let scopes = vec!["mail.read".to_owned()];
     let mut refusals = Vec::new();
     macro_rules! call {
