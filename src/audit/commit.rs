@@ -19,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use crate::clock::SharedClock;
+use crate::domain::id::CallerId;
 
 use super::batch::{Batch, Ticket};
 use super::chain::Head;
@@ -153,7 +154,7 @@ impl Committer {
                 By::Others => (None, Some("several_callers")),
             };
             tracing::warn!(
-                caller.id = caller.map_or("unidentified", |caller| caller.as_str()),
+                caller.id = caller.map_or("unidentified", CallerId::as_str),
                 reason = reason.as_str(),
                 count,
                 "more calls were refused like those before"
@@ -306,6 +307,7 @@ mod tests {
 
     use crate::audit::Kind;
     use crate::audit::writer::fake::Disk;
+    use crate::domain::reason::Reason;
 
     #[tokio::test]
     async fn a_log_recovers_although_nobody_calls() {
@@ -364,13 +366,30 @@ mod tests {
         assert_eq!(disk.actions(), ["x"]);
     }
 
+    /// So a flood of denied calls holds nobody up at the disk.
+    #[tokio::test]
+    async fn a_refusal_waits_for_no_disk_and_a_flood_of_them_takes_no_memory() {
+        let disk = Disk::default();
+        let log = disk.log(Durability::Fsync);
+        disk.set(|state| state.hangs = true);
+        let id = CallerId::new("spiffe://acme/mail").unwrap();
+        for _ in 0..10_000 {
+            log.refused(Entry::new(Kind::Outcome, "r", "x").caller(&id).reason(Reason::NotPermitted));
+        }
+        assert!(log.committer.pending().text.len() < 10_000);
+        disk.set(|state| state.hangs = false);
+        drop(log);
+        let expected = ["x"; 10].into_iter().chain(["refusals_counted 9990"]);
+        assert!(disk.actions().iter().eq(expected), "{:?}", disk.actions());
+    }
+
     #[tokio::test]
     async fn a_hung_disk_refuses_before_memory_runs_out() {
         let disk = Disk::default();
         let log = disk.log(Durability::Fsync);
         disk.set(|state| state.hangs = true);
         let name = "n".repeat(200);
-        let id = crate::domain::id::CallerId::new(&name).unwrap();
+        let id = CallerId::new(&name).unwrap();
         let mut taken = 0;
         while log.append(Entry::event("x").caller(&id)).is_ok() {
             taken += 1;

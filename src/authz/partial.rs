@@ -4,8 +4,6 @@
 //! conclusion from `what is open && false`: what is open might fail, which is
 //! another answer to Cedar and the same to the vault. Here it is drawn.
 
-#![expect(clippy::disallowed_types, reason = "this is a part of `authz`, the one home of Cedar")]
-
 use cedar_policy::Policy;
 use serde_json::Value;
 

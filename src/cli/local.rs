@@ -232,13 +232,13 @@ fn verify_audit(verify: &Verify) -> Result<Record, CliFailure> {
     let known = verify.head.as_deref().map(str::parse).transpose();
     let known = known.map_err(|e| CliFailure::new(Exit::InvalidArgument, format!("--head: {e}")))?;
     let Verified { entries, head, follows } =
-        audit::verify_all(&verify.files, known).map_err(verification_failure)?;
+        audit::verify_all(&verify.files, known).map_err(|error| verification_failure(&error))?;
     let mut record = vec![("entries", entries.into()), ("head", head.hash.to_string().into())];
     record.extend(follows.map(|head| ("follows", head.hash.to_string().into())));
     Ok(record)
 }
 
-fn verification_failure(error: VerifyError) -> CliFailure {
+fn verification_failure(error: &VerifyError) -> CliFailure {
     fn exit(error: &VerifyError) -> Exit {
         match error {
             VerifyError::Unreadable(_) => Exit::Configuration,
@@ -248,7 +248,7 @@ fn verification_failure(error: VerifyError) -> CliFailure {
             VerifyError::In { error, .. } => exit(error),
         }
     }
-    CliFailure::new(exit(&error), error_chain(&error))
+    CliFailure::new(exit(error), error_chain(error))
 }
 
 /// The policy.
