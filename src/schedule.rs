@@ -224,7 +224,7 @@ impl ScheduledJob {
             Ok(_) => Some(due.at),
             Err(failure) => {
                 tracing::error!(due = %due.at, %failure, "a scheduled rotation could not start; trying again soon");
-                agenda.give_back(due);
+                agenda.give_back(&due);
                 None
             }
         }

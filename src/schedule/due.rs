@@ -138,7 +138,7 @@ impl Agenda {
     }
 
     /// Its run could not be started: it is due again.
-    pub(super) fn give_back(&mut self, due: Due) {
+    pub(super) fn give_back(&mut self, due: &Due) {
         (self.next, self.served_until) = (Some(due.at), due.before);
     }
 }
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(due.at, at("2027-01-01T03:00:00Z"));
         assert!(agenda.take(at("2027-01-01T03:01:01Z"), Duration::ZERO).is_none());
         // What could not be started is due again.
-        agenda.give_back(due);
+        agenda.give_back(&due);
         assert_eq!(agenda.next(), Some(at("2027-01-01T03:00:00Z")));
         assert!(agenda.take(at("2027-01-01T03:01:02Z"), Duration::ZERO).is_some());
         assert_eq!(agenda.next(), Some(at("2027-01-02T03:00:00Z")));
