@@ -15,7 +15,7 @@ pub(super) fn fit(limits: &Limits) -> Limits {
     let wanted = needed(limits);
     let system = getrlimit(Resource::Nofile);
     let wished = raised(&system, wanted);
-    let granted = match setrlimit(Resource::Nofile, wished.clone()) {
+    let granted = match setrlimit(Resource::Nofile, wished) {
         Ok(()) => wished.current,
         Err(error) => {
             tracing::warn!(%error, "cannot raise the limit of open files");

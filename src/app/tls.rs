@@ -145,7 +145,7 @@ impl Loaded {
         let key = PrivateKeyDer::from_pem_slice(&key_text).map_err(|e| {
             failed(reading(&files.key))(format!("there is no usable PEM private key in it: {e}"))
         })?;
-        let verifier = CallersVerifier::new(Arc::clone(&trust), Arc::clone(clock), hints, algorithms);
+        let verifier = CallersVerifier::new(Arc::clone(&trust), Arc::clone(clock), &hints, algorithms);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| failed("setting up TLS")(e.to_string()))?

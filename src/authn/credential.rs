@@ -89,10 +89,8 @@ impl Credential {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "demo"))]
 mod tests {
-    #![cfg(feature = "demo")]
-
     use super::super::trust::tests::{Ca, HOUR, NO_LIMIT, NOW, any, trust};
     use super::*;
 

@@ -29,7 +29,7 @@ impl CallersVerifier {
     pub(super) fn new(
         trust: Arc<Trust>,
         clock: SharedClock,
-        roots: RootCertStore,
+        roots: &RootCertStore,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Self {
         Self { trust, clock, hints: roots.subjects(), algorithms }
