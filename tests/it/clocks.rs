@@ -60,18 +60,6 @@ async fn a_clock_that_is_set_ahead_costs_a_request_and_nothing_else() {
     assert_eq!(stand.describe("ada").await.state(), GrantState::Active);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_remembered_refusal_lasts_no_longer_for_a_clock_that_is_set_back() {
-    let stand = stand(HOUR).await;
-    stand.advance(TOKENS_EXPIRED);
-    stand.provider.script(Fault::error(400, "invalid_grant"), 1);
-    assert_eq!(stand.token("ada").await.refused().reason, "GRANT_REVOKED");
-    stand.clock.set_wall_back(HOUR);
-    stand.grant("ada").await;
-    stand.advance(Duration::from_secs(11));
-    stand.token("ada").await.unwrap();
-}
-
 /// The request may still be on its way, whatever the clock says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_leaps_ahead_ends_no_wait_for_an_unknown_outcome() {
@@ -90,33 +78,4 @@ async fn a_clock_that_leaps_ahead_ends_no_wait_for_an_unknown_outcome() {
     stand.advance(Duration::from_secs(125));
     eventually("the outcome is known", async || stand.token("ada").await.ok()).await;
     assert_eq!(stand.describe("ada").await.state(), GrantState::Active);
-}
-
-/// A run that was due is not due again because the same time comes twice.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_back_starts_no_rotation_twice() {
-    let settings =
-        Settings { more: "[rotation]\nschedule = \"0 0 * * * *\"\n".into(), ..Settings::default() };
-    let stand = Stand::with(Options::default(), settings).await;
-    stand.tenant().await;
-    let next = eventually("the schedule", async || stand.rotation().await.next_run_time).await;
-    let now = stand.clock.now().unix_seconds();
-    stand.advance(Duration::from_secs(u64::try_from(next.seconds - now).unwrap()));
-    let run = stand.ended_run(|run| run.trigger == "schedule").await;
-    let later = eventually("the next", async || {
-        stand.rotation().await.next_run_time.filter(|later| later.seconds > next.seconds)
-    })
-    .await;
-    assert_eq!(later.seconds, next.seconds + 3600, "each hour once");
-    let beats = stand.rotation().await.last_tick_time;
-    stand.clock.set_wall_back(Duration::from_secs(60));
-    // Until the due time has passed for the second time, and the timer has looked.
-    stand.advance(Duration::from_secs(61));
-    eventually("a heartbeat", async || {
-        let beat = stand.rotation().await.last_tick_time;
-        (beat != beats).then_some(())
-    })
-    .await;
-    assert_eq!(stand.rotation().await.run, Some(run));
-    assert_eq!(stand.rotation().await.next_run_time, Some(later));
 }
