@@ -43,18 +43,12 @@ impl fmt::Display for Apart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TwoVaults { tokens, keys } => {
-                write!(f, "the token store is of vault {tokens} and the key store of vault {keys}")?;
+                write!(f, "the token store is of vault {tokens} and the key store of vault {keys}")
             }
-            Self::NoTokens => {
-                f.write_str("the token store is empty, and the key store beside it has keys")?
-            }
-            Self::NoKeys => {
-                f.write_str("the key store is empty, and the token store beside it has tenants")?
-            }
-            Self::OnlyAudit => {
-                f.write_str("both stores are new, and the audit log beside them has entries")?
-            }
-        }
+            Self::NoTokens => f.write_str("the token store is empty, and the key store beside it has keys"),
+            Self::NoKeys => f.write_str("the key store is empty, and the token store beside it has tenants"),
+            Self::OnlyAudit => f.write_str("both stores are new, and the audit log beside them has entries"),
+        }?;
         f.write_str(
             "; look whether the paths in [store] and [audit] and the volumes are the right ones, and put the missing \
              file back; where it is lost for good, `obo-vault store adopt` accepts the files as they are",
