@@ -9,6 +9,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::client::{ConnectError, Stage, Trouble, interaction};
+use crate::domain::chain::sources;
 use crate::domain::reason::Reason;
 use crate::proto::InteractionRequired;
 
@@ -105,7 +106,9 @@ impl CliFailure {
         if status.get_error_details().error_info().is_some() {
             return Self::of_status(status, doing);
         }
-        if status.code() == Code::DeadlineExceeded {
+        // tonic keeps the deadline on this side, too, and calls it a cancellation.
+        let timed_out = sources(status).any(|source| source.is::<tonic::TimeoutExpired>());
+        if timed_out || status.code() == Code::DeadlineExceeded {
             return Self::late(endpoint, timeout);
         }
         // A status with a source was made on this side, of an error; the

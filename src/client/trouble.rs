@@ -97,7 +97,9 @@ impl Trouble {
 
     fn of_certificate(error: &CertificateError) -> Self {
         match error {
-            CertificateError::UnknownIssuer => Self::UnknownIssuer,
+            // The second is an authority of the same name with another key, as
+            // one that was made again has.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownIssuer,
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::ServerExpired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 Self::ServerNotYetValid
@@ -118,14 +120,14 @@ impl Trouble {
     fn of_alert(alert: AlertDescription) -> Self {
         let refusal = match alert {
             AlertDescription::CertificateExpired => Refusal::Expired,
-            AlertDescription::UnknownCA => Refusal::UnknownIssuer,
+            // The second stands for a signature that the authority's key has not made.
+            AlertDescription::UnknownCA | AlertDescription::DecryptError => Refusal::UnknownIssuer,
             AlertDescription::UnsupportedCertificate => Refusal::Purpose,
             AlertDescription::CertificateRevoked => Refusal::Revoked,
             AlertDescription::CertificateRequired | AlertDescription::NoCertificate => Refusal::Missing,
             AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
-            | AlertDescription::AccessDenied
-            | AlertDescription::DecryptError => Refusal::Other,
+            | AlertDescription::AccessDenied => Refusal::Other,
             AlertDescription::NoApplicationProtocol => return Self::SpeaksOther,
             AlertDescription::CloseNotify => return Self::Ended,
             other => return Self::Tls(format!("the other end sent the alert {other:?}")),
@@ -200,7 +202,8 @@ mod tests {
         assert_eq!(of(InvalidCertificate(CertificateError::UnknownIssuer)), Trouble::UnknownIssuer);
         assert_eq!(of(InvalidCertificate(CertificateError::Expired)), Trouble::ServerExpired);
         assert_eq!(of(InvalidCertificate(CertificateError::NotValidYet)), Trouble::ServerNotYetValid);
-        let other = of(InvalidCertificate(CertificateError::BadSignature));
+        assert_eq!(of(InvalidCertificate(CertificateError::BadSignature)), Trouble::UnknownIssuer);
+        let other = of(InvalidCertificate(CertificateError::InvalidPurpose));
         assert!(matches!(other, Trouble::ServerCertificate(_)), "{other:?}");
         assert_eq!(
             of(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)),
@@ -209,6 +212,7 @@ mod tests {
         for (alert, refusal) in [
             (AlertDescription::CertificateExpired, Refusal::Expired),
             (AlertDescription::UnknownCA, Refusal::UnknownIssuer),
+            (AlertDescription::DecryptError, Refusal::UnknownIssuer),
             (AlertDescription::UnsupportedCertificate, Refusal::Purpose),
             (AlertDescription::CertificateRevoked, Refusal::Revoked),
             (AlertDescription::CertificateRequired, Refusal::Missing),

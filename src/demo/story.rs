@@ -29,7 +29,7 @@ mod turning;
 pub use invitation::invite;
 pub use stage::Stage;
 
-use narrator::{Narrator, TITLE, good, say, tell};
+use narrator::{Narrator, TITLE, good, say, wrapped};
 
 /// Tells the story with all its files in `directory`. The stage is still up
 /// afterwards.
@@ -68,7 +68,7 @@ pub async fn tell(directory: &Path) -> Result<Stage, Broken> {
 
 fn open(stage: &Stage) {
     say("");
-    tell(TITLE, "obo-vault at work, on loopback, with a provider and certificates of its own");
+    wrapped(TITLE, "obo-vault at work, on loopback, with a provider and certificates of its own");
     say("");
     say(&format!("    provider  {}   each refresh token works once", stage.provider.issuer()));
     say(&format!("    vault     https://{}  gRPC with mutual TLS", stage.vault.address()));

@@ -71,7 +71,13 @@ impl TenantService {
         if let TenantState::Purged { erased_at } = known.state {
             let versions = self.keyring.versions(id).await?;
             let key_versions = u32::try_from(versions.len()).unwrap_or(u32::MAX);
-            return Ok(Purged { key_versions, grants: 0, erased_at, trial_open_failed: false, already: true });
+            return Ok(Purged {
+                key_versions,
+                grants: 0,
+                erased_at,
+                trial_open_failed: false,
+                already: true,
+            });
         }
         self.recorded(id, "intent", None).await?;
         // From here on no commit makes an openable row (invariant I9) …

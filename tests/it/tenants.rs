@@ -102,7 +102,7 @@ async fn each_role_may_do_its_own_and_nothing_else() {
 }
 
 async fn everything(stand: &Stand, client: Client, role: &str) -> Vec<(&'static str, String)> {
-    let Client { mut tokens, mut grants, mut tenants, mut rotation } = client;
+    let Client { mut tokens, mut grants, mut tenants, mut rotation, .. } = client;
     let tenant = || TENANT.to_owned();
     let victim = || format!("victim-of-{role}");
     let (subject, portal) = (|| "ada".to_owned(), || "portal".to_owned());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anstyle::Style;
 
 use super::end::{FABRIKAM, GRACE};
-use super::narrator::{ASIDE, COMMAND, paint, say, tell};
+use super::narrator::{ASIDE, COMMAND, paint, say, wrapped};
 use super::stage::{SERVICES, Service, Stage};
 
 /// Prints what can be tried.
@@ -16,10 +16,10 @@ pub fn invite(stage: &Stage) {
     let address = stage.vault.address();
     say("");
     if let Some(moved) = clock_note(stage.ahead()) {
-        tell(Style::new(), &moved);
+        wrapped(Style::new(), &moved);
         say("");
     }
-    tell(Style::new(), "It stays up for you to try. In another terminal, begin with");
+    wrapped(Style::new(), "It stays up for you to try. In another terminal, begin with");
     say("");
     // Commands are not wrapped: each works as it is printed.
     paint(COMMAND, &format!("cd {}", quoted(&directory.display().to_string())));
@@ -32,7 +32,7 @@ pub fn invite(stage: &Stage) {
         }
     }
     say("");
-    tell(Style::new(), "Ctrl-C ends it and removes its files.");
+    wrapped(Style::new(), "Ctrl-C ends it and removes its files.");
 }
 
 /// That the story has moved the clock, where it has: the vault's times are not

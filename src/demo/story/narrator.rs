@@ -102,7 +102,7 @@ fn step_lines(
             Style::new()
         };
         let below = format!("{INDENT}  ");
-        let options = options(width.saturating_sub(1)).initial_indent(INDENT).subsequent_indent(&below);
+        let options = options(width).initial_indent(INDENT).subsequent_indent(&below);
         lines.extend(textwrap::wrap(detail, options).into_iter().map(|line| (style, line.into_owned())));
     }
     lines
@@ -124,15 +124,15 @@ pub(super) fn say(line: &str) {
 }
 
 /// Prints text over as many lines as it needs.
-pub(super) fn tell(style: Style, text: &str) {
-    for line in textwrap::wrap(text, options(width().saturating_sub(1))) {
+pub(super) fn wrapped(style: Style, text: &str) {
+    for line in textwrap::wrap(text, options(width())) {
         paint(style, &line);
     }
 }
 
 /// Prints that all is well.
 pub(super) fn good(text: &str) {
-    tell(GOOD, text);
+    wrapped(GOOD, text);
 }
 
 /// Prints a line in a style, where the terminal has such.
@@ -175,7 +175,7 @@ mod tests {
                 width,
             );
             for (_, line) in &lines {
-                assert!(line.chars().count() < width, "{width}: {line}");
+                assert!(line.chars().count() <= width, "{width}: {line}");
             }
             assert!(lines[0].1.ends_with("12.3 ms"), "{lines:?}");
             let words = lines.iter().flat_map(|(_, line)| line.split_whitespace()).count();
