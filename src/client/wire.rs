@@ -125,6 +125,8 @@ struct Watched<S> {
     watch: Watch,
     /// The first bytes received, until they are enough to know the protocol.
     first: Vec<u8>,
+    /// Whether the other end takes no more.
+    deaf: bool,
 }
 
 /// How many bytes tell HTTP/2 from what else may listen there: a frame's length
@@ -148,7 +150,7 @@ fn not_http2(first: &[u8]) -> Option<Trouble> {
 
 impl<S: AsyncRead + Unpin> Watched<S> {
     fn new(inner: S, watch: Watch) -> Self {
-        Self { inner, watch, first: Vec::with_capacity(ENOUGH) }
+        Self { inner, watch, first: Vec::with_capacity(ENOUGH), deaf: false }
     }
 
     /// Looks at the first bytes of the other end.
@@ -167,34 +169,15 @@ impl<S: AsyncRead + Unpin> Watched<S> {
         }
     }
 
-    /// A write has failed, often because the other end closed the connection
-    /// and said why before: that is still there to be read.
-    fn last_words(&mut self, cx: &mut Context<'_>, error: &io::Error) {
-        let mut bytes = [0; 512];
-        loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut self.inner).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => break,
-                Poll::Ready(Ok(())) => {
-                    if self.inspect(buffer.filled()).is_err() {
-                        break;
-                    }
-                }
-                Poll::Ready(Err(why)) => {
-                    self.watch.note(&Trouble::of_io(&why));
-                    break;
-                }
-                Poll::Pending => break,
-            }
-        }
-        self.watch.note(&Trouble::of_io(error));
-    }
-
-    fn written<T>(&mut self, cx: &mut Context<'_>, written: io::Result<T>) -> Poll<io::Result<T>> {
-        if let Err(error) = &written {
-            self.last_words(cx, error);
-        }
-        Poll::Ready(written)
+    /// A write has failed, mostly because the other end closed the connection,
+    /// and it may have said why before, or even answered: that is still to be
+    /// read. So what is written goes nowhere from here on, and reading, which
+    /// ends where the connection does, tells how it ended.
+    fn written<T>(&mut self, result: io::Result<T>, instead: T) -> Poll<io::Result<T>> {
+        Poll::Ready(Ok(result.unwrap_or_else(|_| {
+            self.deaf = true;
+            instead
+        })))
     }
 }
 
@@ -208,7 +191,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
                 this.watch.note(&Trouble::Ended);
                 Ok(())
             }
-            Ok(()) => this.inspect(&buf.filled()[before..]),
+            // A read that fails has read nothing.
+            Ok(()) => this.inspect(&buf.filled()[before..]).inspect_err(|_| buf.set_filled(before)),
             Err(error) => {
                 this.watch.note(&Trouble::of_io(&error));
                 Err(error)
@@ -221,14 +205,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let written = ready!(Pin::new(&mut this.inner).poll_write(cx, buf));
-        this.written(cx, written)
+        this.written(written, buf.len())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.deaf {
+            return Poll::Ready(Ok(()));
+        }
         let flushed = ready!(Pin::new(&mut this.inner).poll_flush(cx));
-        this.written(cx, flushed)
+        this.written(flushed, ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -241,8 +231,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let all = bufs.iter().map(|buf| buf.len()).sum();
+        if this.deaf {
+            return Poll::Ready(Ok(all));
+        }
         let written = ready!(Pin::new(&mut this.inner).poll_write_vectored(cx, bufs));
-        this.written(cx, written)
+        this.written(written, all)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -252,7 +246,53 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    /// What a peer leaves that has said something and takes no more.
+    struct Closing<'a>(&'a [u8]);
+
+    impl AsyncRead for Closing<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Closing<'_> {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_the_end_is_read_though_nothing_can_be_written() {
+        let watch = Watch::default();
+        let mut stream = Watched::new(Closing(b"\x15\x03\x03\0\x02"), watch.clone());
+        stream.write_all(b"a call").await.unwrap();
+        stream.flush().await.unwrap();
+        stream.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(watch.trouble(), Some(Trouble::SpeaksTls));
+
+        let watch = Watch::default();
+        let mut stream = Watched::new(Closing(b"\0\0\0\x04rest"), watch.clone());
+        stream.write_all(b"a call").await.unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.unwrap();
+        assert_eq!((received.as_slice(), watch.trouble()), (&b"\0\0\0\x04rest"[..], Some(Trouble::Ended)));
+    }
 
     #[test]
     fn the_first_bytes_tell_what_listens_there() {
