@@ -103,16 +103,27 @@ impl Sample {
 fn production_sample(directory: &Path) -> Config {
     use std::os::unix::fs::PermissionsExt as _;
 
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/obo-vault.production.toml");
-    let text = fs::read_to_string(sample).unwrap();
+    let deploy = |name: &str| {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)).unwrap()
+    };
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let certificate = rcgen::CertificateParams::new(["client.example".into()]).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap().pem();
+    // The system's directories are put into this one.
+    let text = deploy("obo-vault.production.toml").replace("\"/var/", "\"var/");
     let named = text.lines().filter_map(|line| line.trim_start_matches("# ").split_once(" = \""));
-    for (_, file) in named.filter(|(key, _)| key.ends_with("file")) {
+    for (setting, file) in named.filter(|(key, _)| key.ends_with("file") || key.ends_with("path")) {
         let path = directory.join(file.trim_end_matches('"'));
-        if path.starts_with(directory) {
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, "stand-in\n").unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        }
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = match setting {
+            "path" | "key_path" => continue,
+            "key_file" => key.serialize_pem(),
+            "certificate_file" | "ca_file" | "client_ca_file" => certificate.clone(),
+            _ if file.starts_with("policy") => deploy("policy.cedar"),
+            _ => "stand-in\n".to_owned(),
+        };
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
     let path = directory.join("obo-vault.toml");
     fs::write(&path, text).unwrap();
