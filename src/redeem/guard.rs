@@ -87,16 +87,20 @@ impl TenantGuards {
     }
 
     /// Takes a tenant out of service that has no key to seal with; `None` puts it
-    /// back.
+    /// back. One that was in service and stays so is not disturbed.
     pub async fn set_without_keys(&self, tenant: &TenantId, why: Option<String>) {
-        {
+        let changes = {
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-            match why {
+            let leaves = why.is_some();
+            let was_out = match why {
                 Some(why) => open.without_keys.insert(tenant.clone(), why),
                 None => open.without_keys.remove(tenant),
             };
+            leaves || was_out.is_some()
+        };
+        if changes {
+            self.close(tenant).await;
         }
-        self.close(tenant).await;
     }
 
     /// Whether the tenant is out of service for want of a key.
