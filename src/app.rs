@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::Signal;
 
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{self, Config};
@@ -126,6 +127,8 @@ pub struct App {
     options: grpc::Options,
     upkeep: upkeep::Upkeep,
     reloader: reload::Reloader,
+    /// SIGHUP, where the process is the vault's own.
+    hangups: Option<Signal>,
     serving: announce::Serving,
     redeemer: Arc<Redeemer>,
     timetable: Timetable,
@@ -146,7 +149,11 @@ impl fmt::Debug for App {
 ///
 /// What [`App::build`] and [`App::run`] refuse.
 pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), StartError> {
-    App::build(config, Ambient::default()).await?.run(shutdown).await
+    // Before anything else: one that comes during the start must not end it.
+    let hangups = reload::hangups();
+    let mut app = App::build(config, Ambient::default()).await?;
+    app.hangups = hangups;
+    app.run(shutdown).await
 }
 
 impl App {
@@ -193,6 +200,7 @@ impl App {
         Ok(Self {
             listener: bind(config.server.listen).await?,
             reloader: vault.reloader(renewals),
+            hangups: None,
             serving,
             metrics_listener,
             security,
@@ -262,7 +270,7 @@ impl App {
         .await
         .map_err(because("setting up the schedule"))?;
         let upkeep = tokio::spawn(self.upkeep.run(health, shutdown.clone()));
-        tokio::spawn(self.reloader.run(shutdown.clone()));
+        tokio::spawn(self.reloader.run(self.hangups, shutdown.clone()));
         // A rotation would go on sending, and its watchers stay connected.
         let (rotation, stopping) = (self.services.rotation.clone(), shutdown.clone());
         tokio::spawn(async move {

@@ -75,12 +75,13 @@ async fn good_caller(bed: &Bed, vault: &RunningVault, until: impl Fn() -> usize)
         }
         let anew = n % 2 == 1;
         let asked = clock.instant();
-        while anew {
+        if anew {
             // A refused connection is tried again: the wait counts to its end.
-            if let Ok(another) = vault.client(&bed.files, "mail").await {
-                connection = another;
-                break;
-            }
+            connection = loop {
+                if let Ok(another) = vault.client(&bed.files, "mail").await {
+                    break another;
+                }
+            };
         }
         connection.tokens.get_access_token(requests[n % requests.len()].clone()).await.unwrap();
         let millis = clock.instant().since(asked).as_secs_f64() * 1e3;

@@ -28,6 +28,14 @@ use crate::shutdown::Shutdown;
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The signals that ask for a reload. From here on they end the process no more.
+pub(super) fn hangups() -> Option<Signal> {
+    let handled = signal(SignalKind::hangup()).inspect_err(|error| {
+        tracing::error!(%error, "SIGHUP cannot be handled; changed files are noticed all the same");
+    });
+    handled.ok()
+}
+
 /// Something in force that comes from files.
 pub trait Reloadable: Send + Sync {
     /// What it is, for the log.
@@ -82,16 +90,13 @@ impl Reloader {
         Self { watched: items.into_iter().map(watch).collect(), clock, metrics, audit }
     }
 
-    /// Looks each second and on SIGHUP.
-    pub(super) async fn run(self, shutdown: Shutdown) {
-        let mut hangups = signal(SignalKind::hangup()).map_err(|error| {
-            tracing::error!(%error, "SIGHUP cannot be handled; changed files are noticed all the same");
-        });
+    /// Looks each second, and on SIGHUP where those are the vault's to handle.
+    pub(super) async fn run(self, mut hangups: Option<Signal>, shutdown: Shutdown) {
         let mut reloader = self;
         loop {
             let asked = tokio::select! {
                 () = shutdown.triggered() => return,
-                () = hung_up(hangups.as_mut().ok()) => true,
+                () = hung_up(hangups.as_mut()) => true,
                 () = tokio::time::sleep(LOOK) => false,
             };
             // A file system that hangs must not hold the vault's threads.
