@@ -236,7 +236,10 @@ async fn secure(
             Ok(Connection { stream: Transport::Plain(socket), peer: Peer::PlainText(caller.clone()) })
         }
         Security::Tls(tls) => {
-            socket.readable().await?;
+            // To be readable is a hint of the runtime's; a byte is evidence.
+            if socket.peek(&mut [0]).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             speaks();
             let stream = tls.acceptor().accept(socket).await?;
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();

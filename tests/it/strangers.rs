@@ -70,8 +70,9 @@ async fn silent_connections_are_closed_when_their_places_are_needed() {
         others.push(TcpStream::connect(stand.address()).await.unwrap());
     }
     // The oldest is closed, long before the time of its handshake is over.
-    let closed = tokio::time::timeout(Duration::from_secs(30), first.read(&mut [0])).await.unwrap();
-    assert!(!matches!(closed, Ok(1..)));
+    let closed = tokio::time::timeout(Duration::from_secs(30), first.read(&mut [0])).await;
+    let others: Vec<_> = others.iter().map(|other| other.try_read(&mut [0]).is_ok()).collect();
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "closed were: {closed:?} {others:?}");
     assert!(stand.is_let_in("mail").await);
 }
 
