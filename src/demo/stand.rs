@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Datelike as _;
 use tokio::task::JoinHandle;
 
 use crate::app::{Ambient, App, ServerTls, StartError, Stores};
 use crate::client::{Address, Client};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, Config};
 use crate::keyring::FileRootKey;
 use crate::shutdown::Shutdown;
@@ -60,7 +62,8 @@ pub struct Settings {
     /// `strict`, `grace` or `tolerant`, and further keys of the provider's
     /// table, as TOML lines.
     pub profile: String,
-    /// Further TOML, whole tables.
+    /// Further TOML, whole tables. Where they say nothing of the rotation's
+    /// schedule, the next run is about a year away.
     pub more: String,
     /// Further TOML keys of `[server]`.
     pub server: String,
@@ -193,7 +196,8 @@ impl Files {
         let _ = write!(
             toml,
             "\n[clients.portal]\nprovider = \"dev\"\nclient_id = \"{client_id}\"\nauth = \"secret_post\"\n\
-             client_secret_file = \"client.secret\"\n\n{more}\n",
+             client_secret_file = \"client.secret\"\n\n{}\n",
+            scheduled(more, SystemClock::new().now()),
         );
         fs::write(directory.join("obo-vault.toml"), toml).map_err(setup)?;
         Ok(Self { directory: directory.to_owned(), pki })
@@ -315,4 +319,54 @@ fn is_free(lock: &Path) -> bool {
 fn private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
+}
+
+/// The further tables with a schedule of the rotation. A stand's clock is moved by
+/// days, and what it is moved over is due: a run that nobody asked for would come
+/// between those that a test or the demonstration asks for.
+fn scheduled(more: &str, now: Timestamp) -> String {
+    const TABLE: &str = "[rotation]\n";
+    if more.contains("\nschedule = ") {
+        return more.to_owned();
+    }
+    // Past in every time zone, and a day that every month has.
+    let past = now.minus(Duration::from_secs(4 * 86_400));
+    let past = chrono::DateTime::from_timestamp_millis(past.0).unwrap_or_default();
+    let (day, month) = (past.day().min(28), past.month());
+    let schedule = format!("schedule = \"0 0 3 {day} {month} *\"\n");
+    if more.contains(TABLE) {
+        more.replacen(TABLE, &format!("{TABLE}{schedule}"), 1)
+    } else {
+        format!("{more}\n{TABLE}{schedule}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+    use croner::parser::{CronParser, Seconds};
+
+    use super::*;
+
+    #[test]
+    fn the_next_run_of_a_stand_is_about_a_year_away() {
+        for day in 0..1500 {
+            let now = Timestamp(1_790_000_000_000).plus(Duration::from_secs(86_400) * day);
+            let toml = scheduled("[rotation]\nkey_max_age_days = 2\n", now);
+            let schedule = toml.lines().find_map(|line| line.strip_prefix("schedule = ")).unwrap();
+            let cron = CronParser::builder().seconds(Seconds::Required).build();
+            let cron = cron.parse(schedule.trim_matches('"')).unwrap();
+            let from = chrono::DateTime::<Utc>::from_timestamp_millis(now.0).unwrap();
+            let next = cron.find_next_occurrence(&from, false).unwrap();
+            assert!((next - from).num_days() > 350, "{schedule} at {from}");
+            assert_eq!(toml.matches("[rotation]").count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_schedule_of_the_tests_own_stays() {
+        let own = "[rotation]\nschedule = \"*/2 * * * * *\"\n";
+        assert_eq!(scheduled(own, Timestamp(0)), own);
+        assert!(scheduled("[tenants]\npurge_protection = true", Timestamp(0)).contains("\n[rotation]\n"));
+    }
 }
