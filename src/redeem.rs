@@ -19,7 +19,7 @@
 //! - `sealer`: what must not be lost is sealed and written until it is durable;
 //! - `probes`: which probes are under way; `elapsed`: how long ago an attempt was
 //!   made, whatever the wall clock says;
-//! - [`failures`]: what each end of an attempt is to its caller;
+//! - [`failures`], [`handed`]: what each end of an attempt is to its caller, and what it is given;
 //! - [`record`], `marks`, `parts`: audit entries, keyed hashes, what all work with.
 
 pub mod cache;
@@ -28,6 +28,7 @@ pub mod enrolment;
 pub mod failures;
 pub mod flight;
 pub mod guard;
+pub mod handed;
 pub mod record;
 pub mod recovery;
 

@@ -16,8 +16,8 @@ use crate::domain::reason::Reason;
 use crate::domain::scope::{ScopeSet, Target};
 use crate::idp::Idp;
 use crate::redeem::cache::IssuedToken;
-use crate::redeem::engine::Handed;
 use crate::redeem::guard::as_unknown_grant;
+use crate::redeem::handed::Handed;
 use crate::redeem::{Origin, Redeemer};
 
 /// Most that a request may ask for.

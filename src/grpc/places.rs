@@ -200,18 +200,22 @@ impl Book {
         }
         let all: usize = per_network.values().sum();
         let own = per_network.get(&network).copied().unwrap_or(0);
-        let from = if own >= limits.handshakes_per_address {
+        let among = if own >= limits.handshakes_per_address {
             Some(network)
         } else if all >= limits.handshakes {
-            per_network.into_iter().max_by_key(|(_, count)| *count).map(|(network, _)| network)
-        } else {
             None
+        } else {
+            return false;
         };
-        let Some(from) = from else { return false };
+        // Who has said something yields to nobody who has not, however many of its
+        // network do: they are cheap to come by from many addresses.
         let victim = self
             .handshakes()
-            .filter(|(_, entry)| entry.network == from)
-            .min_by_key(|(number, entry)| (entry.stage != Stage::Silent, **number))
+            .filter(|(_, entry)| among.is_none_or(|among| among == entry.network))
+            .min_by_key(|(number, entry)| {
+                let count = per_network.get(&entry.network).copied().unwrap_or(0);
+                (entry.stage != Stage::Silent, std::cmp::Reverse(count), **number)
+            })
             .map(|(number, _)| *number);
         self.evict(victim)
     }

@@ -10,8 +10,8 @@ use crate::pipeline::{Call, Kept, Pipeline, Worked, fields};
 use crate::proto::token_service_server::TokenService as Api;
 use crate::proto::{GetAccessTokenRequest, GetAccessTokenResponse};
 use crate::redeem::cache::IssuedToken;
-use crate::redeem::engine::Handed;
 use crate::redeem::guard::Pass;
+use crate::redeem::handed::Handed;
 use crate::token::{Outcome, Request, TokenService};
 
 use super::status::{Answer, answer};

@@ -202,7 +202,7 @@ impl Lookup<'_> {
         if let Some(found) = good_enough(self.keys.clock.instant()) {
             return Ok(found);
         }
-        let mut last = set.flight.lock().await;
+        let mut last = Arc::clone(&set.flight).lock_owned().await;
         let now = self.keys.clock.instant();
         if let Some(found) = good_enough(now) {
             return Ok(found);
@@ -210,11 +210,17 @@ impl Lookup<'_> {
         let usable = set.within(USABLE_FOR, now);
         // Keys that were fetched for this very token are as new as can be.
         let is_newest = last.at.is_some_and(|at| at >= began);
+        let mut refused = None;
         if !is_newest && last.allows(usable.is_some(), set.within(FRESH_FOR, now).is_some(), now) {
-            match self.fetch_charged(&mut last, now).await {
+            let fetched;
+            (last, fetched) = self.fetch_charged(last, now).await;
+            match fetched {
                 Ok(()) => {}
-                // It is checked with what there is.
-                Err(_) if usable.is_some() => {}
+                // It is checked with what there is, and the next may fetch.
+                Err(fault) if usable.is_some() => {
+                    last.anew.give_back(ANEW);
+                    refused = Some(fault);
+                }
                 Err(fault) => return Err(fault),
             }
         }
@@ -226,7 +232,8 @@ impl Lookup<'_> {
             // That the keys from before do not fit proves nothing while the
             // newest cannot be fetched.
             (None, Some(fault), _) => Err(fault.clone()),
-            (None, None, Some(fetched)) if !fetched.keys.is_empty() => Ok(Vec::new()),
+            // Nor while nobody may look for newer ones.
+            (None, None, Some(fetched)) if !fetched.keys.is_empty() => refused.map_or(Ok(Vec::new()), Err),
             (None, None, _) => {
                 Err(KeysFault::Unusable("the key set holds no key that the vault can use".into()))
             }
@@ -247,14 +254,14 @@ impl Lookup<'_> {
     /// good and have only grown old are the provider's own affair, and one that is
     /// out of reach is no fault of the caller; that it was asked counts for all
     /// callers together all the same.
-    async fn fetch_charged(&mut self, last: &mut LastFetch, now: Instant) -> Result<(), KeysFault> {
+    async fn fetch_charged(&mut self, last: Flight, now: Instant) -> (Flight, Result<(), KeysFault>) {
         let grown_old = self.set.within(FRESH_FOR, now).is_none();
         let is_routine = grown_old && self.keys.places().has_verified(self.uri);
         let charged = self.caller.filter(|_| !is_routine);
-        if let Some(caller) = charged {
-            self.keys.charge(caller, now)?;
+        if let Some(Err(fault)) = charged.map(|caller| self.keys.charge(caller, now)) {
+            return (last, Err(fault));
         }
-        self.fetch(last, now).await;
+        let last = self.fetch(last, now).await;
         match (charged, &last.fault) {
             (Some(caller), Some(KeysFault::Unreachable(_) | KeysFault::Overloaded(_))) => {
                 self.keys.forgive(caller);
@@ -262,27 +269,36 @@ impl Lookup<'_> {
             (Some(_), _) => self.charged += 1,
             (None, _) => {}
         }
-        Ok(())
+        (last, Ok(()))
     }
 
-    async fn fetch(&self, last: &mut LastFetch, now: Instant) {
-        // Noted first, so that callers who give up while waiting do not make the
-        // next one fetch at once.
+    /// Fetches in a task of its own: a caller that gives up leaves the fetch to the
+    /// others who wait for it.
+    async fn fetch(&self, mut last: Flight, now: Instant) -> Flight {
         let fault = KeysFault::Unreachable("the last fetch did not end".into());
         (last.at, last.fault) = (Some(now), Some(fault));
-        match jwks::fetch(self.http, self.uri, self.keys.clock.as_ref()).await {
-            Ok(keys) => {
-                last.fault = None;
-                self.set.put(Fetched { keys, at: now });
+        let (http, uri, set) = (self.http.clone(), self.uri.to_owned(), Arc::clone(&self.set));
+        let (clock, provider) = (Arc::clone(&self.keys.clock), self.keys.provider.clone());
+        let fetching = tokio::spawn(async move {
+            match jwks::fetch(&http, &uri, clock.as_ref()).await {
+                Ok(keys) => {
+                    last.fault = None;
+                    set.put(Fetched { keys, at: now });
+                }
+                Err(fault) => {
+                    tracing::warn!(
+                        provider, jwks_uri = uri, detail = %fault,
+                        keys_from_before = set.within(USABLE_FOR, now).is_some(),
+                        "the provider's keys cannot be fetched"
+                    );
+                    last.fault = Some(fault);
+                }
             }
-            Err(fault) => {
-                tracing::warn!(
-                    provider = self.keys.provider, jwks_uri = self.uri, detail = %fault,
-                    keys_from_before = self.set.within(USABLE_FOR, now).is_some(),
-                    "the provider's keys cannot be fetched"
-                );
-                last.fault = Some(fault);
-            }
+            last
+        });
+        match fetching.await {
+            Ok(last) => last,
+            Err(_) => Arc::clone(&self.set.flight).lock_owned().await,
         }
     }
 }
@@ -290,9 +306,11 @@ impl Lookup<'_> {
 #[derive(Default)]
 struct KeySet {
     current: RwLock<Option<Arc<Fetched>>>,
-    /// Held by the one who fetches.
-    flight: tokio::sync::Mutex<LastFetch>,
+    flight: Arc<tokio::sync::Mutex<LastFetch>>,
 }
+
+/// Held by the one who fetches.
+type Flight = tokio::sync::OwnedMutexGuard<LastFetch>;
 
 #[derive(Default)]
 struct LastFetch {
@@ -396,6 +414,38 @@ mod tests {
         fixture.clock.advance(Duration::from_secs(601));
         assert_eq!(fixture.find(Some("k1")).await, Ok(1));
         assert_eq!(fixture.fetches(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_gives_up_leaves_the_fetch_to_the_others() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1")])).await;
+        // Long enough to begin, and no longer.
+        tokio::time::timeout(Duration::ZERO, fixture.find(Some("k1"))).await.unwrap_err();
+        assert_eq!(fixture.find(Some("k1")).await, Ok(1));
+        assert_eq!(fixture.fetches(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_not_refused_for_good_while_nobody_may_look_for_its_key() {
+        let rsa = RsaKey::generate();
+        let fixture = Fixture::new(Reply::keys(&[rsa.published("k1")])).await;
+        assert_eq!(fixture.good("mallory", "acme").await, Ok(1));
+        for n in 0..IN_VAIN_PER_CALLER.burst {
+            let _ = fixture.forged("mallory", &format!("made-up-{n}")).await;
+        }
+        let uri = format!("{}/acme/keys", fixture.server.base);
+        let caller = CallerId::new("mallory").unwrap();
+        fixture.clock.advance(Duration::from_millis(1));
+        let mut lookup = fixture.keys.lookup(&fixture.http, &uri, Some(&caller));
+        let fault =
+            lookup.find(Some("k2"), Algorithm::RS256, false).await.map(|keys| keys.len()).unwrap_err();
+        assert_eq!(fault.reason(), Reason::TooManyInFlight);
+        // Nor has it taken the place of another's look.
+        fixture.server.reply(Reply::keys(&[rsa.published("k2")]));
+        let other = CallerId::new("bob").unwrap();
+        let mut lookup = fixture.keys.lookup(&fixture.http, &uri, Some(&other));
+        assert_eq!(lookup.find(Some("k2"), Algorithm::RS256, false).await.map(|keys| keys.len()), Ok(1));
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@
 //! so a second connection, which could only be a repetition, never comes about.
 
 use std::pin::{Pin, pin};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,13 +59,14 @@ pub enum SendOutcome {
 
 /// A provider's connection: no pool, no retries, no redirects, no proxy.
 #[expect(clippy::disallowed_types, reason = "this is the one home of the HTTP client")]
-pub(super) struct Http(RwLock<reqwest::Client>);
+#[derive(Clone)]
+pub(super) struct Http(Arc<RwLock<reqwest::Client>>);
 
 impl Http {
     /// `authorities` (PEM) replace the system's; `tls` says whether any are
     /// needed at all.
     pub(super) fn new(authorities: Option<&[u8]>, tls: bool) -> Result<Self, String> {
-        Self::build(authorities, tls).map(|client| Self(RwLock::new(client)))
+        Self::build(authorities, tls).map(|client| Self(Arc::new(RwLock::new(client))))
     }
 
     /// The same with other authorities, for requests from now on.

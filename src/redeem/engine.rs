@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{Reading, Timestamp};
+use crate::clock::Reading;
 use crate::domain::failure::Failure;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
 use crate::domain::id::{CallerId, SubjectId, TenantId};
@@ -20,7 +20,8 @@ use super::cache::{IssuedToken, TokenCache};
 use super::ending::{Endings, Renewal};
 use super::enrolment::{Enrolled, Enrolments, Order, Outcome, Source};
 use super::flight::{Flights, GrantLock, GrantLocks};
-use super::guard::{Pass, TenantGuards};
+use super::guard::TenantGuards;
+use super::handed::{Handed, passes};
 use super::marks;
 use super::memory::{Asked, Memory};
 use super::parts::Parts;
@@ -60,20 +61,6 @@ impl std::fmt::Debug for Redeemer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Redeemer").finish_non_exhaustive()
     }
-}
-
-/// An access token on its way to a caller. The pass keeps a purge waiting until
-/// it is dropped, so it is held until the answer is made.
-#[derive(Debug)]
-pub struct Handed {
-    /// The token.
-    pub token: Arc<IssuedToken>,
-    /// When it expires, by the wall clock as it goes now.
-    pub expires_at: Timestamp,
-    /// Whether it came from memory.
-    pub from_cache: bool,
-    /// Shows that the tenant is in service.
-    pub pass: Pass,
 }
 
 impl Redeemer {
@@ -431,20 +418,4 @@ impl Redeemer {
 
 fn lost() -> Failure {
     Failure::new(Reason::Internal, "a task of the vault ended without an answer")
-}
-
-/// Whether a token that is still alive is handed out in spite of the failure.
-fn passes(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::GrantInDoubt
-            | Reason::ProviderThrottled
-            | Reason::ProviderUnavailable
-            | Reason::ProviderBackOff
-            | Reason::ProviderRejectedClient
-            | Reason::ProviderRefused
-            | Reason::StoreUnavailable
-            | Reason::TooManyInFlight
-            | Reason::VaultOverloaded
-    )
 }
