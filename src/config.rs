@@ -25,6 +25,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::id::ClientId;
 use crate::idp::{ClientSpec, ProviderSpec};
@@ -219,6 +221,15 @@ fn read(mut root: Table<'_>, path: &Path, settings: Settings) -> Option<Config> 
 /// It cannot be read, is empty, or can be changed by others.
 pub fn read_trusted(path: &Path) -> Result<String, String> {
     file::read(path)
+}
+
+/// Reads a file that holds a secret, without the line end that editors put there.
+///
+/// # Errors
+///
+/// It cannot be read, is empty, or can be read or changed by others.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, String> {
+    file::read_private(path).map(Zeroizing::new)
 }
 
 /// The environment of this process.

@@ -5,7 +5,6 @@
 //! first handshake without asking whether it still holds.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::authn::{Authority, Caller, Names, Trust, Unidentified, Validity};
 use crate::clock::{SharedClock, Timestamp};
-use crate::config::{Callers, Transport};
+use crate::config::{self, Callers, Transport};
 use crate::grpc::listen::{Security, Tls};
 use crate::metrics::Counters;
 
@@ -141,8 +140,8 @@ impl Loaded {
 
         let chain = certificates(&files.certificate, &mut digest)?;
         let validity = server_validity(&files.certificate, &chain, now)?;
-        let key_text = read(&files.key, &mut digest)?;
-        let key = PrivateKeyDer::from_pem_slice(&key_text).map_err(|e| {
+        let key_text = read(&files.key, |path| config::read_secret(path).map(SecretText), &mut digest)?;
+        let key = PrivateKeyDer::from_pem_slice(key_text.as_ref()).map_err(|e| {
             failed(reading(&files.key))(format!("there is no usable PEM private key in it: {e}"))
         })?;
         let verifier = CallersVerifier::new(Arc::clone(&trust), Arc::clone(clock), &hints, algorithms);
@@ -241,8 +240,8 @@ fn server_validity(
 }
 
 fn certificates(path: &Path, digest: &mut Sha256) -> Result<Vec<CertificateDer<'static>>, StartError> {
-    let text = read(path, digest)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let text = read(path, config::read_trusted, digest)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     let certificates = certificates.map_err(|e| failed(reading(path))(e.to_string()))?;
     if certificates.is_empty() {
         return Err(failed(reading(path))("there is no PEM certificate in it".to_owned()));
@@ -250,11 +249,26 @@ fn certificates(path: &Path, digest: &mut Sha256) -> Result<Vec<CertificateDer<'
     Ok(certificates)
 }
 
-fn read(path: &Path, digest: &mut Sha256) -> Result<Zeroizing<Vec<u8>>, StartError> {
-    let text = fs::read(path).map_err(|e| failed(reading(path))(e.to_string()))?;
-    digest.update(text.len().to_be_bytes());
-    digest.update(&text);
-    Ok(Zeroizing::new(text))
+/// Reads by the same judgement as a start: who could have changed the file, or
+/// read the key, counts each time.
+fn read<T: AsRef<[u8]>>(
+    path: &Path,
+    how: impl FnOnce(&Path) -> Result<T, String>,
+    digest: &mut Sha256,
+) -> Result<T, StartError> {
+    let text = how(path).map_err(failed(reading(path)))?;
+    digest.update(text.as_ref().len().to_be_bytes());
+    digest.update(text.as_ref());
+    Ok(text)
+}
+
+/// Of a file with a key.
+struct SecretText(Zeroizing<String>);
+
+impl AsRef<[u8]> for SecretText {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 fn reading(path: &Path) -> String {

@@ -1,6 +1,7 @@
 #![cfg(feature = "demo")]
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use rustls::{ClientConfig, HandshakeKind};
 use rustls_pki_types::ServerName;
@@ -112,6 +113,7 @@ async fn a_renewed_certificate_is_shown_once_it_is_read_and_a_bad_one_never() {
         fs::remove_file(stand.path(name)).unwrap();
         assert!(tls.reload(stand.clock.now()).unwrap_err().contains(name));
         fs::write(stand.path(name), good).unwrap();
+        set_mode(&stand.path(name), 0o600);
     }
     assert_eq!(tls.reload(stand.clock.now()), Ok(false));
     assert_eq!(handshake(&tls, &client).await.0, after);
@@ -145,4 +147,27 @@ fn certificates_that_have_ended_are_refused_by_name() {
     for why in [tls.reload(stand.clock.now()).unwrap_err(), stand.start(Names::Any).unwrap_err()] {
         assert!(why.contains("server.pem") && why.contains("expired on"), "{why}");
     }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_others_could_have_changed_or_read_is_not_taken_into_force() {
+    let stand = Stand::new();
+    let tls = stand.start(Names::Any).unwrap();
+    let other = Stand::new();
+    for (name, mode) in [("ca.pem", 0o666), ("server.pem", 0o666), ("server.key", 0o644)] {
+        let before = fs::read(stand.path(name)).unwrap();
+        fs::write(stand.path(name), fs::read(other.path(name)).unwrap()).unwrap();
+        set_mode(&stand.path(name), mode);
+        let why = tls.reload(stand.clock.now()).unwrap_err();
+        assert!(why.contains(name) && !why.contains("consistent"), "{name}: {why}");
+        fs::write(stand.path(name), before).unwrap();
+        set_mode(&stand.path(name), 0o600);
+    }
+    assert_eq!(tls.reload(stand.clock.now()), Ok(false));
 }
