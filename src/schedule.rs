@@ -1,7 +1,7 @@
 //! When the rotation job runs: a cron expression with a time zone.
 //!
 //! tokio-cron-scheduler, whose only user this module is, is the timer: it ticks
-//! every second, and what is due then [`due`] says, once. Its own arithmetic is
+//! every second, and what is due then `due` says, once. Its own arithmetic is
 //! not asked, since it and ours were an hour apart on the days when clocks change
 //! (mvniekerk/tokio-cron-scheduler#107).
 //!
