@@ -211,6 +211,7 @@ impl Lookup<'_> {
         // Keys that were fetched for this very token are as new as can be.
         let is_newest = last.at.is_some_and(|at| at >= began);
         let mut refused = None;
+        let allowance = last.anew;
         if !is_newest && last.allows(usable.is_some(), set.within(FRESH_FOR, now).is_some(), now) {
             let fetched;
             (last, fetched) = self.fetch_charged(last, now).await;
@@ -218,7 +219,7 @@ impl Lookup<'_> {
                 Ok(()) => {}
                 // It is checked with what there is, and the next may fetch.
                 Err(fault) if usable.is_some() => {
-                    last.anew.give_back(ANEW);
+                    last.anew = allowance;
                     refused = Some(fault);
                 }
                 Err(fault) => return Err(fault),
